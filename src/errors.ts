@@ -1,0 +1,148 @@
+/**
+ * Every error that a user can meet: one table from which the classes, the exit status of `vlo` and
+ * the page `docs/reference/errors.md` are checked. Codes are stable; messages are not.
+ *
+ * Three kinds of failure never mix: an operating error is a {@link VloError}, a driver that breaks
+ * the ring's rules is a `DriverFault` (see `virtio/fault.ts`), and our own mistake is an
+ * {@link AssertionError}, which nobody is expected to catch.
+ */
+
+interface ErrorEntry {
+  /** Exit status of `vlo`: 1 for a failure, 2 for wrong usage or configuration. */
+  readonly exitStatus: 1 | 2;
+  /** One sentence for the reference: what happened and what to do. */
+  readonly summary: string;
+}
+
+/** All error codes, with their exit status and what to do about them. */
+export const ERROR_TABLE = {
+  VLO_USAGE: { exitStatus: 2, summary: 'A command line is wrong; the message names the option.' },
+  VLO_OPTION_INVALID: {
+    exitStatus: 2,
+    summary:
+      'An option of a device has a value outside its domain; the message says which values fit.',
+  },
+  VLO_DEVICE_UNKNOWN: {
+    exitStatus: 2,
+    summary: 'No device type has that name; `vlo serve --help` lists the types.',
+  },
+  VLO_SYSTEM: {
+    exitStatus: 1,
+    summary: 'A system call failed; `errno` holds its name and `syscall` the call.',
+  },
+  VLO_UNSUPPORTED: {
+    exitStatus: 1,
+    summary: 'This machine or build lacks something; the message says what, and what would add it.',
+  },
+  VLO_SOCKET_IN_USE: {
+    exitStatus: 1,
+    summary: 'Another process listens on the socket path: stop it, or choose another path.',
+  },
+  VLO_SOCKET_PATH: {
+    exitStatus: 2,
+    summary: 'A socket path is too long, not a socket, or in a folder that is not there.',
+  },
+  VLO_SOCKET_FD: {
+    exitStatus: 2,
+    summary: 'The descriptor given with --fd is not an open Unix stream socket.',
+  },
+  VLO_IMAGE_MISSING: { exitStatus: 1, summary: 'The image file does not exist; create it first.' },
+  VLO_IMAGE_ACCESS: {
+    exitStatus: 1,
+    summary: 'The image cannot be opened as asked; check its permissions or use --read-only.',
+  },
+  VLO_IMAGE_SIZE: {
+    exitStatus: 2,
+    summary: 'The size of the image is zero or no multiple of 512 bytes; `truncate` mends it.',
+  },
+  VLO_IMAGE_TYPE: {
+    exitStatus: 2,
+    summary: 'The image is neither a regular file nor a block device.',
+  },
+  VLO_SOURCE_ACCESS: {
+    exitStatus: 1,
+    summary: 'The source of entropy cannot be opened or read; check --filename.',
+  },
+  VLO_PROTOCOL: {
+    exitStatus: 1,
+    summary:
+      'The vhost-user peer broke the protocol; the connection was closed, the device serves on.',
+  },
+  VLO_DISCONNECTED: {
+    exitStatus: 1,
+    summary: 'The vhost-user peer closed the connection, or is not there.',
+  },
+  VLO_BACKEND_FEATURES: {
+    exitStatus: 1,
+    summary: 'The back end lacks a feature that is needed; the message names it.',
+  },
+  VLO_BACKEND_REFUSED: {
+    exitStatus: 1,
+    summary: 'The back end answered a message with a failure; its own log says why.',
+  },
+  VLO_TIMEOUT: { exitStatus: 1, summary: 'The peer did not answer within the time limit.' },
+  VLO_DEVICE_FAILED: {
+    exitStatus: 1,
+    summary: 'The device answered a request with an error status; the message names the status.',
+  },
+  VLO_REQUEST_INVALID: {
+    exitStatus: 2,
+    summary: 'A request to a driver is out of range or not aligned; the message says which bound.',
+  },
+  VLO_CLOSED: { exitStatus: 1, summary: 'The object was closed before the operation finished.' },
+} as const satisfies Record<string, ErrorEntry>;
+
+/** A code of {@link ERROR_TABLE}. */
+export type ErrorCode = keyof typeof ERROR_TABLE;
+
+const BRAND = Symbol.for('virtio-loopback.error');
+
+/** An operating error: something outside this program is not as it has to be. */
+export class VloError extends Error {
+  readonly code: ErrorCode;
+
+  constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = 'VloError';
+    this.code = code;
+    Object.defineProperty(this, BRAND, { value: true });
+  }
+
+  /** Exit status that `vlo` ends with: 1 for a failure, 2 for wrong usage or configuration. */
+  get exitStatus(): 1 | 2 {
+    return ERROR_TABLE[this.code].exitStatus;
+  }
+
+  /** True for errors of any loaded copy of this package. */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    if (!Function.prototype[Symbol.hasInstance].call(Error, value)) return false;
+    if (this !== VloError) return Function.prototype[Symbol.hasInstance].call(this, value);
+    return (value as Record<symbol, unknown>)[BRAND] === true;
+  }
+}
+
+/** A failed system call: `errno` is its name (`'ENOENT'`), `syscall` the function (`'mmap'`). */
+export class SystemError extends VloError {
+  readonly errno: string;
+  readonly syscall: string;
+
+  constructor(syscall: string, errno: string, detail = '') {
+    super('VLO_SYSTEM', `${syscall}${detail === '' ? '' : ` (${detail})`} failed: ${errno}`);
+    this.name = 'SystemError';
+    this.errno = errno;
+    this.syscall = syscall;
+  }
+}
+
+/** A broken invariant of this program: a bug to report, never an answer to bad input. */
+export class AssertionError extends Error {
+  constructor(message: string) {
+    super(`virtio-loopback bug: ${message}`);
+    this.name = 'AssertionError';
+  }
+}
+
+/** Throws {@link AssertionError} unless `condition` holds. For programmer errors only. */
+export function assert(condition: boolean, message: string): asserts condition {
+  if (!condition) throw new AssertionError(message);
+}
