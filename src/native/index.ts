@@ -1,0 +1,11 @@
+/** System calls, mappings and descriptors: the only folder that knows the foreign interface. */
+export * from './buffer.js';
+export * from './eventfd.js';
+export * from './fd.js';
+export * from './file.js';
+export * from './io-uring.js';
+export { ERRNO, errnoName } from './libc.js';
+export * from './mapping.js';
+export * from './memfd.js';
+export * from './unix-socket.js';
+export * from './watch.js';
