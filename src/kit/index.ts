@@ -1,0 +1,6 @@
+/** The device kit: declare a device, and the core serves it. */
+export { CHANNELS, type QueueEvent } from './channels.js';
+export * from './define.js';
+export * from './device-process.js';
+export { ServedQueue } from './served-queue.js';
+export { POLL_US_DEFAULT, QueueService } from './service.js';

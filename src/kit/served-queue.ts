@@ -1,0 +1,127 @@
+/** A running queue as the service loop and device handlers see it. */
+
+import { assert } from '../errors.js';
+import type { Watch } from '../native/index.js';
+import { type Chain, type DeviceQueue, DriverFault, type QueueCounters } from '../virtio/index.js';
+import type { Handler } from './define.js';
+
+/** @internal What a queue needs from the loop that serves it. */
+export interface QueueLoop {
+  readonly wake: () => void;
+  fail(queue: ServedQueue, error: unknown): void;
+}
+
+export class ServedQueue {
+  /** Name from the device's definition. */
+  readonly name: string;
+  /** Index among the device's queues. */
+  readonly index: number;
+  /** @internal */
+  readonly ring: DeviceQueue;
+  /** @internal */
+  readonly handler: Handler | null;
+  /** @internal True for a queue of buffers that the device takes by itself. */
+  readonly isSupply: boolean;
+  /** @internal */
+  readonly kickFd: number;
+  /** @internal */
+  watch: Watch | null = null;
+  /** @internal Requests are not looked for: the queue stops, is broken, or waits for `resume`. */
+  isPaused = false;
+  /** @internal A fault ended the queue until the driver resets it. */
+  isBroken = false;
+  /** @internal Set while the queue stops. */
+  onIdle: (() => void) | null = null;
+  private readonly loop: QueueLoop;
+
+  /** @internal */
+  constructor(
+    ring: DeviceQueue,
+    name: string,
+    handler: Handler | null,
+    isSupply: boolean,
+    kickFd: number,
+    loop: QueueLoop,
+  ) {
+    this.ring = ring;
+    this.name = name;
+    this.index = ring.index;
+    this.handler = handler;
+    this.isSupply = isSupply;
+    this.kickFd = kickFd;
+    this.loop = loop;
+  }
+
+  /** Counters of the queue. */
+  get counters(): Readonly<QueueCounters> {
+    return this.ring.counters;
+  }
+
+  /** True when the queue stops and takes no more requests. */
+  get isStopping(): boolean {
+    return this.onIdle !== null;
+  }
+
+  /** Completes a request whose handler returned LATER, or a buffer that was taken. Once only. */
+  complete(request: Chain): void {
+    this.ring.complete(request);
+    this.loop.wake();
+  }
+
+  /**
+   * Takes the next buffer of a supply queue; null when the driver has supplied none, or when what
+   * it supplied is malformed: the queue has then stopped.
+   */
+  take(): Chain | null {
+    assert(this.isSupply, `queue '${this.name}' hands its requests to the handler`);
+    if (this.isPaused) return null;
+    try {
+      const buffer = this.ring.pop();
+      if (buffer !== null) return buffer;
+      // The ring was found empty: only now is a kick wanted, and one look more against the race.
+      return this.ring.armKicks() ? this.ring.pop() : null;
+    } catch (error) {
+      // Devices take buffers in timers and events of their own, where nobody would catch this.
+      this.loop.fail(this, error);
+      return null;
+    }
+  }
+
+  /** Puts back the buffer that was taken last, unused. */
+  putBack(buffer: Chain): void {
+    this.ring.unpop(buffer);
+  }
+
+  /**
+   * Fills one supplied buffer with each message: all of them, or none when the driver supplied too
+   * few buffers (false). A buffer that is too small is the driver's fault and stops the queue.
+   */
+  deliver(messages: readonly Uint8Array[]): boolean {
+    const buffers: Chain[] = [];
+    for (let i = 0; i < messages.length; i += 1) {
+      const buffer = this.take();
+      if (buffer === null) {
+        for (const taken of buffers.reverse()) this.putBack(taken); // The last one first.
+        return false;
+      }
+      buffers.push(buffer);
+    }
+    let shortSize = -1;
+    for (const [index, buffer] of buffers.entries()) {
+      const message = messages[index]!;
+      if (buffer.writer.write(message) < message.length) shortSize = message.length;
+      this.complete(buffer);
+    }
+    if (shortSize < 0) return true;
+    const text = `a supplied buffer is smaller than a message of ${shortSize} bytes`;
+    this.loop.fail(this, new DriverFault('short', text));
+    return false;
+  }
+
+  /** Serves again after a handler returned NOT_NOW. */
+  resume(): void {
+    if (this.isBroken || this.isStopping) return;
+    this.isPaused = false;
+    this.loop.wake();
+  }
+}
