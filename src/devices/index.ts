@@ -1,0 +1,13 @@
+/** All device types of this package, by name. */
+
+export { BlkDriver, type BlkDriverOptions, type RequestOptions } from './blk/driver.js';
+export {
+  BlkSlots,
+  type SlotHandler,
+  STATUS_LOST,
+  STATUS_MISSING,
+} from './blk/driver-slots.js';
+export { blk } from './blk/index.js';
+export { DEVICES } from './catalog.js';
+export { RngDriver } from './rng/driver.js';
+export { rng } from './rng/index.js';
