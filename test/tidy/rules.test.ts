@@ -303,7 +303,7 @@ prove(
   },
   {
     'node_modules/a has resolved': {
-      'package-lock.json': '{"packages":{"node_modules/a":{"resolved":"https://x/a.tgz"}}}',
+      'package-lock.json': `{"packages":{"node_modules/a":{"resolved":${'"https://x/a.tgz"'}}}}`,
     },
     'b is missing': {
       'package-lock.json': '{"packages":{"node_modules/a":{"optionalDependencies":{"b":"1"}}}}',
