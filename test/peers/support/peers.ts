@@ -35,6 +35,7 @@ export function describeWithPeers(name: string, define: () => void): void {
   } else if (process.env.CI) {
     test(name, () => expect.fail(why));
   } else {
+    console.warn(`skipped: ${name}: ${why}`); // The default reporter keeps the reason to itself.
     test(name, (context) => context.skip(`${why}`));
   }
 }
