@@ -11,14 +11,8 @@
 import { performance } from 'node:perf_hooks';
 import { consumeEvent, Watch } from '../native/index.js';
 import type { DriverQueue } from '../virtio/index.js';
+import { LOOKS_PER_CLOCK, PollWindow, SLICE_MS } from './poll-window.js';
 import { POLL_US_DEFAULT } from './service.js';
-
-/** Longest time in milliseconds that the loop holds the thread before the event loop's turn. */
-const SLICE_MS = 0.5;
-/** First window, in milliseconds, when looking begins to pay. */
-const WINDOW_FIRST_MS = 0.016;
-/** Looks between two readings of the clock. */
-const LOOKS_PER_CLOCK = 16;
 
 /** A queue as the loop sees it. */
 export interface LoopQueue {
@@ -32,20 +26,20 @@ export interface LoopQueue {
 export class DriverLoop {
   private readonly queues: LoopQueue[] = [];
   private readonly watches: Watch[] = [];
-  private readonly windowMaxMs: number;
-  private windowMs: number;
+  private readonly window: PollWindow;
   private isAsleep = true;
   private sleptAt = 0;
   private workedAt = 0;
   private isScheduled = false;
   private inTurn = false;
   private isYielding = false;
+  private isContinued = false;
   private isClosed = false;
 
   /** @param pollUs longest time in microseconds to look before sleeping; 0 sleeps at once. */
   constructor(pollUs = POLL_US_DEFAULT) {
-    this.windowMaxMs = pollUs / 1000;
-    this.windowMs = this.windowMaxMs;
+    // A driver has something to wait for: it begins with the longest look.
+    this.window = new PollWindow(pollUs / 1000, pollUs / 1000);
   }
 
   /** Looks after a queue from now on. The descriptor stays the caller's, until {@link close}. */
@@ -76,15 +70,9 @@ export class DriverLoop {
 
   private called(queue: LoopQueue): void {
     if (consumeEvent(queue.callFd) === 0 || !this.isAsleep) return;
-    this.adaptWindow(performance.now() - this.sleptAt);
+    this.window.wokeAfter(performance.now() - this.sleptAt);
     this.isAsleep = false;
     this.turn();
-  }
-
-  private adaptWindow(sleptMs: number): void {
-    if (sleptMs > this.windowMaxMs) this.windowMs = 0;
-    else if (this.windowMs === 0) this.windowMs = Math.min(WINDOW_FIRST_MS, this.windowMaxMs);
-    else this.windowMs = Math.min(this.windowMs * 2, this.windowMaxMs);
   }
 
   private readonly turn = (): void => {
@@ -96,6 +84,7 @@ export class DriverLoop {
     } finally {
       this.inTurn = false;
     }
+    this.isContinued = true;
     this.isScheduled = true;
     setImmediate(this.turn);
   };
@@ -109,11 +98,13 @@ export class DriverLoop {
       queues[i]!.ring.suppressNotifications();
       queues[i]!.ring.publish();
     }
-    this.workedAt = startedAt;
+    // A slice that goes on with the last one keeps its window: a longer one would never end.
+    if (!this.isContinued) this.workedAt = startedAt;
+    this.isContinued = false;
     for (let looks = 1; ; looks += 1) {
       const worked = this.takeAll();
       if (this.isYielding) return false;
-      if (!worked && looks % LOOKS_PER_CLOCK !== 0 && this.windowMs > 0) continue;
+      if (!worked && looks % LOOKS_PER_CLOCK !== 0 && this.window.ms > 0) continue;
       const now = performance.now();
       if (worked) this.workedAt = now;
       else if (this.mayFallAsleep(now) && this.fallAsleep(now)) return true;
@@ -134,7 +125,7 @@ export class DriverLoop {
   }
 
   private mayFallAsleep(now: number): boolean {
-    if (now - this.workedAt >= this.windowMs) return true;
+    if (now - this.workedAt >= this.window.ms) return true;
     const { queues } = this;
     for (let i = 0; i < queues.length; i += 1) {
       if (queues[i]!.ring.outstandingCount > 0) return false;

@@ -17,18 +17,11 @@ import { KICK_POLL } from '../vhost-user/back-end-device.js';
 import { CHAIN_TAKEN } from '../virtio/chain.js';
 import { type Chain, DriverFault } from '../virtio/index.js';
 import { LATER, NOT_NOW, type OpenDevice } from './define.js';
+import { LOOKS_PER_CLOCK, PollWindow, SLICE_MS } from './poll-window.js';
 import type { ServedQueue } from './served-queue.js';
 
-/**
- * Longest time in milliseconds that the loop holds the thread before the event loop gets a turn.
- */
-const SLICE_MS = 0.5;
 /** Requests that one queue may hand out before the others get a turn, and all are published. */
 const BATCH_MAX = 64;
-/** First window, in milliseconds, when looking begins to pay. */
-const WINDOW_FIRST_MS = 0.016;
-/** Looks between two readings of the clock. */
-const LOOKS_PER_CLOCK = 16;
 /** Interval in milliseconds of looking at queues that have no kick descriptor. */
 const UNKICKED_INTERVAL_MS = 1;
 
@@ -45,9 +38,8 @@ export interface ServiceEvents {
 export class QueueService {
   private readonly device: OpenDevice;
   private readonly events: ServiceEvents;
-  private readonly windowMaxMs: number;
+  private readonly window: PollWindow;
   private readonly active: ServedQueue[] = [];
-  private windowMs = 0;
   private asleep = true;
   private sleptAt = 0;
   private workedAt = 0;
@@ -59,7 +51,7 @@ export class QueueService {
   constructor(device: OpenDevice, events: ServiceEvents, pollUs = POLL_US_DEFAULT) {
     this.device = device;
     this.events = events;
-    this.windowMaxMs = pollUs / 1000;
+    this.window = new PollWindow(pollUs / 1000);
   }
 
   /** Queues that are served now. */
@@ -123,15 +115,9 @@ export class QueueService {
       return;
     }
     if (!this.asleep) return; // The loop is looking already.
-    this.adaptWindow(performance.now() - this.sleptAt);
+    this.window.wokeAfter(performance.now() - this.sleptAt);
     this.asleep = false;
     this.turn();
-  }
-
-  private adaptWindow(sleptMs: number): void {
-    if (sleptMs > this.windowMaxMs) this.windowMs = 0;
-    else if (this.windowMs === 0) this.windowMs = Math.min(WINDOW_FIRST_MS, this.windowMaxMs);
-    else this.windowMs = Math.min(this.windowMs * 2, this.windowMaxMs);
   }
 
   private readonly turn = (): void => {
@@ -156,10 +142,10 @@ export class QueueService {
     this.isContinued = false;
     for (let looks = 1; ; looks += 1) {
       const worked = this.serveAll();
-      if (!worked && looks % LOOKS_PER_CLOCK !== 0 && this.windowMs > 0) continue;
+      if (!worked && looks % LOOKS_PER_CLOCK !== 0 && this.window.ms > 0) continue;
       const now = performance.now();
       if (worked) this.workedAt = now;
-      else if (now - this.workedAt >= this.windowMs && this.fallAsleep(now)) return;
+      else if (now - this.workedAt >= this.window.ms && this.fallAsleep(now)) return;
       if (now - startedAt < SLICE_MS) continue;
       this.isContinued = true;
       this.scheduled = true;
