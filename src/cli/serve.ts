@@ -2,7 +2,12 @@
 import type { Command } from 'commander';
 import { DEVICES } from '../devices/catalog.js';
 import { VloError } from '../errors.js';
-import { type AnyDeviceDefinition, DeviceProcess, type OptionArgument } from '../kit/index.js';
+import {
+  type AnyDeviceDefinition,
+  DeviceProcess,
+  type OptionArgument,
+  POLL_US_DEFAULT,
+} from '../kit/index.js';
 import { BackEndServer, type BackEndServerOptions } from '../vhost-user/back-end-server.js';
 
 /** Options that every device type has. */
@@ -68,7 +73,11 @@ function addDevice(serve: Command, device: AnyDeviceDefinition): void {
   command
     .option('--no-packed', 'do not offer the packed ring layout')
     .option('--in-order', 'offer to complete requests in order')
-    .option('--poll-us <number>', 'longest look at the rings before sleeping, in µs', '200')
+    .option(
+      '--poll-us <number>',
+      'longest look at the rings before sleeping, in µs',
+      `${POLL_US_DEFAULT}`,
+    )
     .option('--trace', 'write every vhost-user message to stderr, decoded')
     .addHelpText('after', examplesText(device.examples ?? []))
     .allowExcessArguments(false)

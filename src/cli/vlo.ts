@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** The `vlo` command. Each subcommand is a file of its own, loaded when it is needed. */
+/** The `vlo` command. Each subcommand is a file of its own. */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { AssertionError, VloError } from '../errors.js';

@@ -62,11 +62,6 @@ export class SplitDeviceQueue extends DeviceQueue {
     return this.lastAvailIndex;
   }
 
-  /** Index of the used ring as this device continues it. */
-  get usedBase(): number {
-    return this.publishedIndex;
-  }
-
   override get unpublishedCount(): number {
     return (this.usedIndex - this.publishedIndex) & 0xffff;
   }

@@ -37,7 +37,6 @@ import {
   DISK_READ,
   DISK_WRITE,
   DISK_ZERO,
-  DISK_ZERO_UNMAP,
   type Disk,
   type DiskOperation,
 } from './backend.js';
@@ -173,8 +172,6 @@ export class FileDisk implements Disk {
   readonly blockSize: number;
   readonly physicalBlockSize: number;
   readonly canDiscard: boolean;
-  /** Name of the engine in use, for the log. */
-  readonly engineName: string;
   onDone: (operation: DiskOperation, result: number) => void = () => {};
 
   private readonly fd: number;
@@ -205,9 +202,9 @@ export class FileDisk implements Disk {
       this.blockSize = geometry.blockSize;
       this.physicalBlockSize = geometry.physicalBlockSize;
       // The file system's block is a safe unit for O_DIRECT on files, the logical one on devices.
-      this.alignment = fstatSync(this.fd).isFile() ? geometry.physicalBlockSize : this.blockSize;
-      // Device nodes lie on a file system of the same type, so only a file's own counts.
       const isFile = fstatSync(this.fd).isFile();
+      this.alignment = isFile ? geometry.physicalBlockSize : this.blockSize;
+      // Device nodes lie on a file system of the same type, so only a file's own counts.
       this.isMemory = isFile && statfsSync(options.path).type === TMPFS_MAGIC;
     } catch (error) {
       closeSync(this.fd);
@@ -224,7 +221,6 @@ export class FileDisk implements Disk {
     const uring = options.engine === 'threads' ? null : UringEngine.create(this.fd, events);
     const engine = uring ?? new PoolEngine(this.fd, events);
     this.engine = options.wrapEngine?.(engine, events) ?? engine;
-    this.engineName = this.engine.name;
     this.canBatch = this.engine.isBatching && !options.direct;
   }
 
@@ -453,11 +449,6 @@ export class FileDisk implements Disk {
 }
 
 const IDLE = null as unknown as DiskOperation;
-
-/** True for the kinds that change the disk. */
-export function isWriting(kind: number): boolean {
-  return kind === DISK_WRITE || kind === DISK_DISCARD || kind >= DISK_ZERO_UNMAP;
-}
 
 /** Turns a failed set-up call into an error that names the image. */
 export function imageError(path: string, error: unknown): unknown {

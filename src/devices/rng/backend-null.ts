@@ -1,5 +1,4 @@
 /** A source of entropy for tests: a counter, with every failure that a real one can have. */
-import { NativeBuffer } from '../../native/index.js';
 import type { EntropySource } from './backend.js';
 
 export class NullSource implements EntropySource {
@@ -30,6 +29,3 @@ export class NullSource implements EntropySource {
     this.ready = null;
   }
 }
-
-/** Memory with an address, for tests of sources. */
-export const makeTarget = (size: number): NativeBuffer => new NativeBuffer(size);
