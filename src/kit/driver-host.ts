@@ -29,6 +29,10 @@ export interface DriverOptions {
   readonly timeoutMs?: number;
   /** How a back end that died is sought; false: not at all, and requests fail at once. */
   readonly reconnect?: ReconnectOptions | false;
+  /** The back end was lost (false), or is there again (true). */
+  readonly onConnection?: (isConnected: boolean) => void;
+  /** The driver can do nothing more: no back end was found in time, or the device is broken. */
+  readonly onFail?: (error: VloError) => void;
   /** Takes one line of the log. */
   readonly log?: (line: string) => void;
 }
@@ -56,6 +60,9 @@ export interface QueuePlan {
   readonly extraBytes: number;
 }
 
+/** Completions in a row after which promises that were settled get their continuations. */
+const PROMISES_MAX = 8;
+
 const RING_WISHES = F.VERSION_1 | F.INDIRECT_DESC | F.EVENT_IDX;
 
 export class DriverHost {
@@ -66,8 +73,11 @@ export class DriverHost {
   private client: DriverClient | null = null;
   private failure: VloError | null = null;
 
-  private constructor(pollUs: number | undefined) {
+  private readonly onFail: (error: VloError) => void;
+
+  private constructor({ pollUs, onFail = () => {} }: DriverOptions) {
     this.loop = new DriverLoop(pollUs);
+    this.onFail = onFail;
   }
 
   /**
@@ -77,7 +87,7 @@ export class DriverHost {
    */
   static async connect(options: DriverOptions, wanted: bigint): Promise<DriverHost> {
     const { path, fd, packed, inOrder, timeoutMs, reconnect = {}, log } = options;
-    const host = new DriverHost(options.pollUs);
+    const host = new DriverHost(options);
     const ring = (packed === true ? F.RING_PACKED : 0n) | (inOrder === true ? F.IN_ORDER : 0n);
     host.frontEnd = await FrontEnd.connect({
       ...(path === undefined ? {} : { path }),
@@ -89,8 +99,12 @@ export class DriverHost {
       events: {
         onDisconnect: (error) => {
           if (reconnect === false) host.fail(error);
+          options.onConnection?.(false);
         },
-        onReconnect: () => host.loop.wake(),
+        onReconnect: () => {
+          host.loop.wake();
+          options.onConnection?.(true);
+        },
         onFail: (error) => host.fail(error),
         onDeviceError: (error) => host.fail(error),
         onConfigChange: () => host.client?.configChanged(),
@@ -152,6 +166,7 @@ export class DriverHost {
     this.loop.close();
     this.frontEnd.destroy();
     this.client?.failed(error);
+    this.onFail(error);
   }
 
   /** Stops the queues and lets everything go. Idempotent. */
@@ -183,8 +198,11 @@ class HostedQueue implements QueueOwner, LoopQueue {
     let count = 0;
     try {
       // Bounded: a completion may place the next request, and a fast device answer it at once.
-      for (; count < ring.size && ring.next(); count += 1)
+      for (; count < ring.size && ring.next(); count += 1) {
         client.used(ring.usedToken, ring.usedLength);
+        // Whoever awaits promises asks for more now: the device has something to do meanwhile.
+        if (count % PROMISES_MAX === PROMISES_MAX - 1 && host.loop.isYielding) return true;
+      }
     } catch (error) {
       if (!(error instanceof DeviceFault)) throw error;
       host.fail(new VloError('VLO_DEVICE_FAILED', `the device broke the ring: ${error.message}`));

@@ -14,6 +14,9 @@ import type { DriverQueue } from '../virtio/index.js';
 import { LOOKS_PER_CLOCK, PollWindow, SLICE_MS } from './poll-window.js';
 import { POLL_US_DEFAULT } from './service.js';
 
+/** Looks at busy rings between two looks at the sources. */
+const POLL_EVERY = 16;
+
 /** A queue as the loop sees it. */
 export interface LoopQueue {
   readonly ring: DriverQueue;
@@ -23,8 +26,28 @@ export interface LoopQueue {
   drain(): boolean;
 }
 
+/** Where a driver's requests come from, as the loop sees it: looked at as the rings are. */
+export interface LoopSource {
+  /** Descriptor that is readable when there is something to take. */
+  readonly fd: number;
+  /** True when looking takes no system call. */
+  readonly isCheap: boolean;
+  /** False when nothing would be taken now, whatever is there. */
+  readonly isReady: boolean;
+  /** Takes what is there, up to a bound; true when there was something. Throws nothing. */
+  poll(): boolean;
+}
+
+/** A source with its watch. */
+interface Watched {
+  readonly source: LoopSource;
+  readonly watch: Watch;
+  isPaused: boolean;
+}
+
 export class DriverLoop {
   private readonly queues: LoopQueue[] = [];
+  private readonly sources: Watched[] = [];
   private readonly watches: Watch[] = [];
   private readonly window: PollWindow;
   private isAsleep = true;
@@ -32,9 +55,13 @@ export class DriverLoop {
   private workedAt = 0;
   private isScheduled = false;
   private inTurn = false;
-  private isYielding = false;
+  /** True when the present turn ends soon: promises were settled. */
+  isYielding = false;
+  private sliceAt = 0;
   private isContinued = false;
   private isClosed = false;
+  /** Looks at the rings until the sources get the next one. */
+  private looksToPoll = 0;
 
   /** @param pollUs longest time in microseconds to look before sleeping; 0 sleeps at once. */
   constructor(pollUs = POLL_US_DEFAULT) {
@@ -48,12 +75,27 @@ export class DriverLoop {
     this.watches.push(new Watch(queue.callFd, () => this.called(queue)));
   }
 
+  /** Looks after a source of requests from now on, until {@link removeSource} or {@link close}. */
+  addSource(source: LoopSource): void {
+    const watch = new Watch(source.fd, () => {
+      if (this.isAsleep) this.rouse();
+    });
+    this.sources.push({ source, watch, isPaused: false });
+    this.wake();
+  }
+
+  /** Ends the watch of a source. Its descriptor is still open. */
+  removeSource(source: LoopSource): void {
+    const index = this.sources.findIndex((entry) => entry.source === source);
+    if (index >= 0) this.sources.splice(index, 1)[0]!.watch.close();
+  }
+
   /** There are requests to publish, or entries to take: runs the loop soon. Cheap when it runs. */
   readonly wake = (): void => {
     if (this.isScheduled || this.inTurn || this.isClosed) return;
     this.isScheduled = true;
     this.isAsleep = false;
-    setImmediate(this.turn);
+    setImmediate(this.slice);
   };
 
   /** Ends the present turn: promises were settled, whose continuations wait for it. */
@@ -65,14 +107,18 @@ export class DriverLoop {
   close(): void {
     this.isClosed = true;
     for (const watch of this.watches.splice(0)) watch.close();
+    for (const { watch } of this.sources.splice(0)) watch.close();
     this.queues.length = 0;
   }
 
   private called(queue: LoopQueue): void {
-    if (consumeEvent(queue.callFd) === 0 || !this.isAsleep) return;
+    if (consumeEvent(queue.callFd) !== 0 && this.isAsleep) this.rouse();
+  }
+
+  private rouse(): void {
     this.window.wokeAfter(performance.now() - this.sleptAt);
     this.isAsleep = false;
-    this.turn();
+    this.slice();
   }
 
   private readonly turn = (): void => {
@@ -86,7 +132,19 @@ export class DriverLoop {
     }
     this.isContinued = true;
     this.isScheduled = true;
-    setImmediate(this.turn);
+    // Continuations of promises run before the next turn. They need no turn of the event loop,
+    // which has its own at the end of the slice.
+    if (this.isYielding && performance.now() - this.sliceAt < SLICE_MS) queueMicrotask(this.soon);
+    else setImmediate(this.slice);
+  };
+
+  /** Runs the next turn when all microtasks are done, also those that they make. */
+  private readonly soon = (): void => process.nextTick(this.turn);
+
+  /** Begins a slice: for so long the event loop has to wait. */
+  private readonly slice = (): void => {
+    this.sliceAt = performance.now();
+    this.turn();
   };
 
   /** Works until there is nothing to do (true) or the event loop has to get its turn (false). */
@@ -105,7 +163,8 @@ export class DriverLoop {
       const worked = this.takeAll();
       if (this.isYielding) return false;
       if (!worked && looks % LOOKS_PER_CLOCK !== 0 && this.window.ms > 0) continue;
-      const now = performance.now();
+      const isLooking = !worked && this.window.ms > 0;
+      const now = isLooking ? this.window.yield() : performance.now();
       if (worked) this.workedAt = now;
       else if (this.mayFallAsleep(now) && this.fallAsleep(now)) return true;
       if (now - startedAt >= SLICE_MS) return false;
@@ -114,19 +173,43 @@ export class DriverLoop {
 
   private takeAll(): boolean {
     const { queues } = this;
-    let worked = false;
+    let worked = this.sources.length > 0 && this.pollSources();
     for (let i = 0; i < queues.length; i += 1) {
       const queue = queues[i]!;
       if (!queue.ring.hasUsed() || !queue.drain()) continue;
       queue.ring.publish();
       worked = true;
+      // Who hears of an end often asks for the next thing.
+      this.looksToPoll = 0;
     }
+    return worked;
+  }
+
+  /** Looks at the sources, which takes system calls: less often while the rings are at work. */
+  private pollSources(): boolean {
+    const { queues, sources } = this;
+    const isTurn = this.looksToPoll === 0;
+    let worked = false;
+    for (let i = 0; i < sources.length; i += 1) {
+      const { source } = sources[i]!;
+      if ((isTurn || source.isCheap) && source.poll()) worked = true;
+    }
+    if (!isTurn) this.looksToPoll -= 1;
+    if (!isTurn && !worked) return false;
+    let isBusy = false;
+    for (let i = 0; i < queues.length; i += 1) {
+      const { ring } = queues[i]!;
+      if (worked) ring.publish();
+      if (ring.outstandingCount > 0) isBusy = true;
+    }
+    if (isBusy && isTurn) this.looksToPoll = POLL_EVERY;
     return worked;
   }
 
   private mayFallAsleep(now: number): boolean {
     if (now - this.workedAt >= this.window.ms) return true;
     const { queues } = this;
+    if (this.sources.length > 0) return false; // The next request is waited for, too.
     for (let i = 0; i < queues.length; i += 1) {
       if (queues[i]!.ring.outstandingCount > 0) return false;
     }
@@ -143,8 +226,18 @@ export class DriverLoop {
       for (let k = 0; k <= i; k += 1) queues[k]!.ring.suppressNotifications();
       return false;
     }
+    for (let i = 0; i < this.sources.length; i += 1) this.rearm(this.sources[i]!);
     this.isAsleep = true;
     this.sleptAt = now;
     return true;
+  }
+
+  /** A source that takes nothing now would wake this thread again and again for nothing. */
+  private rearm(entry: Watched): void {
+    const shouldPause = !entry.source.isReady;
+    if (shouldPause === entry.isPaused) return;
+    entry.isPaused = shouldPause;
+    if (shouldPause) entry.watch.pause();
+    else entry.watch.resume();
   }
 }

@@ -3,4 +3,4 @@ export { CHANNELS, type QueueEvent } from './channels.js';
 export * from './define.js';
 export * from './device-process.js';
 export { ServedQueue } from './served-queue.js';
-export { POLL_US_DEFAULT, QueueService } from './service.js';
+export { POLL_US_DEFAULT, POLL_US_MAX, QueueService } from './service.js';

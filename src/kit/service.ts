@@ -27,6 +27,8 @@ const UNKICKED_INTERVAL_MS = 1;
 
 /** Default of the longest window, in microseconds. */
 export const POLL_US_DEFAULT = 200;
+/** Longest window that makes sense, in microseconds. */
+export const POLL_US_MAX = 100_000;
 
 export interface ServiceEvents {
   /** The driver broke a queue's ring, or a request of it; the queue has stopped. */
@@ -143,7 +145,8 @@ export class QueueService {
     for (let looks = 1; ; looks += 1) {
       const worked = this.serveAll();
       if (!worked && looks % LOOKS_PER_CLOCK !== 0 && this.window.ms > 0) continue;
-      const now = performance.now();
+      const isLooking = !worked && this.window.ms > 0;
+      const now = isLooking ? this.window.yield() : performance.now();
       if (worked) this.workedAt = now;
       else if (now - this.workedAt >= this.window.ms && this.fallAsleep(now)) return;
       if (now - startedAt < SLICE_MS) continue;

@@ -58,6 +58,18 @@ export function readInto(fd: number, address: number, size: number): number {
   return result >= 0 ? result : -lastErrno();
 }
 
+/** Reads into `count` segments of an iovec list at `address`; result as {@link preadv}. */
+export function readVector(fd: number, address: number, count: number): number {
+  const result = libc.readv(fd, address, count);
+  return result >= 0 ? result : -lastErrno();
+}
+
+/** Writes `count` segments of an iovec list at `address`; result as {@link preadv}. */
+export function writeVector(fd: number, address: number, count: number): number {
+  const result = libc.writev(fd, address, count);
+  return result >= 0 ? result : -lastErrno();
+}
+
 /** Makes the file's data durable. @returns 0 or the negative errno. */
 export function fdatasync(fd: number): number {
   return retry(() => libc.fdatasync(fd)) === 0 ? 0 : -lastErrno();
@@ -91,4 +103,17 @@ export function ioctl(fd: number, request: number, argument: number, name = 'ioc
 /** True when a negative result of a data-path call says "not supported here". */
 export function isUnsupported(result: number): boolean {
   return result === -ERRNO.EOPNOTSUPP! || result === -ERRNO.ENOSYS! || result === -ERRNO.ENOTTY!;
+}
+
+/** Makes a named pipe. @throws SystemError */
+export function makeFifo(path: string, mode: number): void {
+  check(libc.mkfifo(path, mode), 'mkfifo', path);
+}
+
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+
+/** Locks an open file until it is closed or the process ends; false when another has it. */
+export function tryLock(fd: number): boolean {
+  return retry(() => libc.flock(fd, LOCK_EX | LOCK_NB)) === 0;
 }

@@ -7,5 +7,8 @@ export * from './io-uring.js';
 export { ERRNO, errnoName } from './libc.js';
 export * from './mapping.js';
 export * from './memfd.js';
+export * from './mount.js';
+export * from './notify.js';
+export * from './process.js';
 export * from './unix-socket.js';
 export * from './watch.js';

@@ -21,6 +21,7 @@ const IORING_SETUP_CQSIZE = 1 << 3;
 const IORING_SETUP_CLAMP = 1 << 4;
 const IORING_SETUP_COOP_TASKRUN = 1 << 8;
 const IORING_SETUP_TASKRUN_FLAG = 1 << 9;
+const IORING_SETUP_SQE128 = 1 << 10;
 const IORING_SETUP_SINGLE_ISSUER = 1 << 12;
 const IORING_FEAT_SINGLE_MMAP = 1 << 0;
 const IORING_FEAT_NODROP = 1 << 1;
@@ -39,6 +40,7 @@ export const URING_OP = {
   fallocate: 17,
   read: 22,
   write: 23,
+  command: 46,
 } as const;
 
 /** Flag of {@link IoUring.prepareFsync}: data only, as fdatasync. */
@@ -71,23 +73,29 @@ export class IoUring {
   private readonly cqFlags: number;
   private tail: number;
   private head: number;
+  /** Words of a submission entry, as a power of two. */
+  private readonly entryShift: number;
 
   private constructor(fd: Fd, parameters: NativeBuffer) {
     const p = parameters.u32;
+    this.entryShift = (p[2]! & IORING_SETUP_SQE128) !== 0 ? 5 : 4;
+    const entryWords = 1 << this.entryShift;
     this.fd = fd;
     this.entryCount = p[0]!;
     const cqEntryCount = p[1]!;
     const size = Math.max(p[16]! + this.entryCount * 4, p[25]! + cqEntryCount * 16);
     this.rings = Mapping.shared(fd.number, size);
     try {
-      this.entries = Mapping.shared(fd.number, this.entryCount * 64, { offset: IORING_OFF_SQES });
+      this.entries = Mapping.shared(fd.number, this.entryCount * entryWords * 4, {
+        offset: IORING_OFF_SQES,
+      });
     } catch (error) {
       this.rings.retire();
       throw error;
     }
     const ringBytes = this.rings.window(0);
     this.words = new Uint32Array(ringBytes.buffer, 0, ringBytes.length >> 2);
-    this.sqe = new Uint32Array(this.entries.window(0).buffer, 0, this.entryCount * 16);
+    this.sqe = new Uint32Array(this.entries.window(0).buffer, 0, this.entryCount * entryWords);
     this.sqHead = p[10]! >> 2;
     this.sqTail = p[11]! >> 2;
     this.sqMask = this.words[p[12]! >> 2]!;
@@ -108,14 +116,19 @@ export class IoUring {
    * Creates an instance, or returns null where the kernel has no io_uring, forbids it (as many
    * containers do), or lacks what is needed here.
    */
-  static create(entryCount: number, completionCount = entryCount * 2): IoUring | null {
+  static create(
+    entryCount: number,
+    completionCount = entryCount * 2,
+    hasWideEntries = false,
+  ): IoUring | null {
     const cooperative =
       IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SINGLE_ISSUER;
+    const wide = hasWideEntries ? IORING_SETUP_SQE128 : 0;
     for (const extra of [cooperative, 0]) {
       const parameters = new NativeBuffer(120);
       try {
         parameters.u32[1] = completionCount;
-        parameters.u32[2] = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE | extra;
+        parameters.u32[2] = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE | wide | extra;
         const address = parameters.address;
         const fd = libc.syscall(SYS_IO_URING_SETUP, entryCount, address, 0, 0, 0, 0);
         if (fd < 0 && lastErrno() === ERRNO.EINVAL && extra !== 0) continue; // An older kernel.
@@ -190,7 +203,7 @@ export class IoUring {
     flags = 0,
   ): void {
     const { sqe } = this;
-    const at = (this.tail & this.sqMask) << 4;
+    const at = (this.tail & this.sqMask) << this.entryShift;
     sqe[at] = op | (flags << 8);
     sqe[at + 1] = fd;
     sqe[at + 2] = offset;
@@ -211,9 +224,39 @@ export class IoUring {
 
   /** Prepares an fdatasync. */
   prepareFsync(fd: number, data: number): void {
-    const at = (this.tail & this.sqMask) << 4;
+    const at = (this.tail & this.sqMask) << this.entryShift;
     this.prepare(URING_OP.fsync, fd, 0, 0, 0, data);
     this.sqe[at + 7] = IORING_FSYNC_DATASYNC;
+  }
+
+  /**
+   * Prepares a command of a driver, in a ring with wide entries. `id` and `queue` are the two parts
+   * of what FUSE wants in the command's own area.
+   */
+  prepareCommand(
+    fd: number,
+    command: number,
+    address: number,
+    size: number,
+    idLow: number,
+    idHigh: number,
+    queue: number,
+    data: number,
+  ): void {
+    const at = (this.tail & this.sqMask) << this.entryShift;
+    this.prepare(URING_OP.command, fd, address, size, command, data);
+    const { sqe } = this;
+    sqe[at + 12] = 0; // flags
+    sqe[at + 13] = 0;
+    sqe[at + 14] = idLow;
+    sqe[at + 15] = idHigh;
+    sqe[at + 16] = queue;
+    sqe[at + 17] = 0;
+  }
+
+  /** Descriptor that is readable when there are completions. */
+  get descriptor(): number {
+    return this.fd.number;
   }
 
   /**

@@ -10,6 +10,7 @@ import { check, ERRNO, errnoName, lastErrno, libc, retry } from './libc.js';
 
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
+const SOCK_DGRAM = 2;
 const SOCK_CLOEXEC = 0o2000000;
 const SOCK_NONBLOCK = 0o4000;
 const SOL_SOCKET = 1;
@@ -102,6 +103,26 @@ export function acceptUnix(listener: number): Fd | null {
   // A peer that went away between its connect and our accept is nobody's failure.
   if (errno === ERRNO.EAGAIN || errno === ERRNO.ECONNABORTED) return null;
   throw new SystemError('accept4', errnoName(errno));
+}
+
+/**
+ * Sends one datagram to the socket at `path`; a leading `@` stands for the abstract namespace.
+ * @throws SystemError
+ */
+export function sendDatagram(path: string, text: string): void {
+  const fd = check(libc.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), 'socket');
+  const socket = new Fd(fd);
+  try {
+    const isAbstract = path.startsWith('@');
+    const size = writeAddress(path) - (isAbstract ? 1 : 0);
+    if (isAbstract) scratch.bytes[NAME + 2] = 0;
+    check(libc.connect(socket.number, scratch.address + NAME, size), 'connect', path);
+    const bytes = Buffer.from(text);
+    scratch.bytes.set(bytes, DATA);
+    check(libc.write(socket.number, scratch.address + DATA, bytes.length), 'write', path);
+  } finally {
+    socket.close();
+  }
 }
 
 /** Two connected, non-blocking sockets. */
