@@ -8,6 +8,7 @@ export const LAYERS: readonly string[] = [
   'errors',
   'native',
   'virtio',
+  'fuse',
   'vhost-user',
   'kit',
   'devices',
