@@ -34,12 +34,25 @@ export interface SlotHandler {
 
 const NOBODY: SlotHandler = { done: () => {} };
 
+/** How many slots there are, and how large they are. */
+export interface SlotPlan {
+  readonly queueCount: number;
+  /** Slots of each queue. */
+  readonly depth: number;
+  /** Bytes of data that a slot holds. */
+  readonly slotSize: number;
+  /** Bytes of one segment of data at most. */
+  readonly segmentSize: number;
+}
+
 /** Slots of all queues: those of queue `q` are `q * depth` to `(q + 1) * depth - 1`. */
 export class BlkSlots implements DriverClient {
   /** Slots of each queue. */
   readonly depth: number;
   /** Bytes of data that a slot holds. */
   readonly slotSize: number;
+  /** Bytes of one segment of data at most: larger requests have several. */
+  readonly segmentSize: number;
   /** Called when a slot was released. */
   onRelease: () => void = () => {};
   onConfigChange: () => void = () => {};
@@ -58,15 +71,17 @@ export class BlkSlots implements DriverClient {
   private readonly sizes: Uint32Array;
   private meta!: SharedBlock;
   private data!: SharedBlock;
+  private dataLocal = 0;
   private metaWords!: Uint32Array;
   private readonly views: Uint8Array[] = [];
 
-  constructor(host: DriverHost, queueCount: number, depth: number, slotSize: number) {
+  constructor(host: DriverHost, { queueCount, depth, slotSize, segmentSize }: SlotPlan) {
     const count = queueCount * depth;
     this.host = host;
     this.rings = host.rings;
     this.depth = depth;
     this.slotSize = slotSize;
+    this.segmentSize = segmentSize;
     this.free = new Uint32Array(count);
     this.freeCounts = new Uint32Array(queueCount).fill(depth);
     // Taken from the end: the first slot first.
@@ -83,7 +98,7 @@ export class BlkSlots implements DriverClient {
   }
 
   /** Shared memory in bytes that so many slots take. */
-  static bytesNeeded(queueCount: number, depth: number, slotSize: number): number {
+  static bytesNeeded({ queueCount, depth, slotSize }: SlotPlan): number {
     return queueCount * depth * (META_SIZE + slotSize) + 2 * 4096;
   }
 
@@ -92,6 +107,8 @@ export class BlkSlots implements DriverClient {
     const { count, slotSize } = this;
     this.meta = this.host.allocate(count * META_SIZE);
     this.data = this.host.allocate(count * slotSize, 4096);
+    const { region, address } = this.data;
+    this.dataLocal = region.mapping.address + address - region.guestAddress;
     const { buffer, byteOffset, length } = this.meta.bytes;
     this.metaWords = new Uint32Array(buffer, byteOffset, length >> 2);
     for (let slot = 0; slot < count; slot += 1) {
@@ -138,6 +155,11 @@ export class BlkSlots implements DriverClient {
   /** The slot's own data area. */
   bytes(slot: number): Uint8Array {
     return this.views[slot]!;
+  }
+
+  /** Address of the slot's own data area in this process, for system calls. */
+  localAddress(slot: number): number {
+    return this.dataLocal + slot * this.slotSize;
   }
 
   /** Address of the slot's own data area, as the device sees it. */
@@ -206,9 +228,12 @@ export class BlkSlots implements DriverClient {
     const metaAddress = this.meta.address + slot * META_SIZE;
     ring.begin();
     ring.addReadable(metaAddress, BlkRequestHeader.size);
-    if (size > 0) {
-      if (type === BLK_T.IN || type === BLK_T.GET_ID) ring.addWritable(this.addresses[slot]!, size);
-      else ring.addReadable(this.addresses[slot]!, size);
+    const address = this.addresses[slot]!;
+    const isIn = type === BLK_T.IN || type === BLK_T.GET_ID;
+    for (let at = 0; at < size; at += this.segmentSize) {
+      const length = Math.min(this.segmentSize, size - at);
+      if (isIn) ring.addWritable(address + at, length);
+      else ring.addReadable(address + at, length);
     }
     ring.addWritable(metaAddress + STATUS_OFFSET, 1);
     assert(ring.commit(slot), 'the ring has no room for a slot');

@@ -7,6 +7,7 @@ import { type DeviceHost, DeviceProcess, defineDevice } from '../../kit/index.js
 import { ERRNO, signalEvent } from '../../native/index.js';
 import { expectNoLeaks } from '../../native/test-utils.js';
 import { BackEndServer } from '../../vhost-user/index.js';
+import { F } from '../../virtio/index.js';
 import { MemoryDisk } from './backend-null.js';
 import { BlkDevice } from './device.js';
 import { BlkDriver, type BlkDriverOptions } from './driver.js';
@@ -22,19 +23,28 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true }));
 
+/** What a back end has less of than ours. */
+interface Limits {
+  readonly config?: Readonly<Record<string, number>>;
+  /** Features that it does not offer. */
+  readonly without?: bigint;
+}
+
 /** A block device over `disk`, served on the path. */
 class Served {
   host!: DeviceHost;
   private device!: DeviceProcess;
   private server!: BackEndServer;
   private readonly disk: MemoryDisk;
+  private readonly limits: Limits;
 
-  private constructor(disk: MemoryDisk) {
+  private constructor(disk: MemoryDisk, limits: Limits) {
     this.disk = disk;
+    this.limits = limits;
   }
 
-  static async start(disk: MemoryDisk): Promise<Served> {
-    const served = new Served(disk);
+  static async start(disk: MemoryDisk, limits: Limits = {}): Promise<Served> {
+    const served = new Served(disk, limits);
     await served.open();
     return served;
   }
@@ -46,15 +56,19 @@ class Served {
       arguments: {},
       open: (_options, host) => {
         this.host = host;
-        return new BlkDevice(this.disk, {
+        const device = new BlkDevice(this.disk, {
           queueCount: 4,
           serial: 'a serial',
           setConfig: (bytes) => host.setConfig(bytes),
           wake: () => host.wake(),
         }).open();
+        const config = BlkConfig.decode(device.config!);
+        return { ...device, config: BlkConfig.encode({ ...config, ...this.limits.config }) };
       },
     });
     this.device = await DeviceProcess.open(definition, {}, { inOrder: true });
+    const features = this.device.features & ~(this.limits.without ?? 0n);
+    Object.defineProperty(this.device, 'features', { value: features });
     this.server = new BackEndServer(this.device, { path });
     this.device.listener = this.server;
     await this.server.start();
@@ -81,9 +95,10 @@ async function withDisk(
   options: Partial<BlkDriverOptions>,
   work: (driver: BlkDriver, disk: MemoryDisk, served: Served) => Promise<void>,
   disk = new MemoryDisk(1 << 20),
+  limits: Limits = {},
 ): Promise<void> {
   await expectNoLeaks(async () => {
-    const served = await Served.start(disk);
+    const served = await Served.start(disk, limits);
     const driver = await BlkDriver.connect({ path, timeoutMs: 3000, ...options });
     try {
       await work(driver, disk, served);
@@ -169,6 +184,46 @@ describe.each(rings)('$name', ({ options }) => {
       expect(driver.error).toBe(null);
       expect(Buffer.compare(disk.bytes, model)).toBe(0);
     }));
+});
+
+const small = { sizeMax: 4096 };
+describe.each([
+  { name: 'no indirect tables', without: F.INDIRECT_DESC, config: {} },
+  { name: 'segments of 4096 bytes', without: 0n, config: small },
+  { name: 'both', without: F.INDIRECT_DESC, config: small },
+  { name: 'both, and 3 segments', without: F.INDIRECT_DESC, config: { ...small, segMax: 3 } },
+])('a back end with limits: $name', ({ without, config }) => {
+  test.each([
+    { depth: 341, slotSize: 4096, packed: false },
+    { depth: 1024, slotSize: 4096, packed: false },
+    { depth: 341, slotSize: 16384, packed: true },
+    { depth: 1024, slotSize: 16384, packed: false },
+  ])('depth $depth, slots of $slotSize bytes', (options) => {
+    const limits = { config, without };
+    const work = async (driver: BlkDriver, disk: MemoryDisk): Promise<void> => {
+      const { depth, segmentSize } = driver.slots;
+      const { sizeMax = options.slotSize, segMax = 126 } = config as Record<string, number>;
+      const segments = Math.min(options.slotSize / segmentSize, segMax);
+      expect(segmentSize).toBe(Math.min(options.slotSize, sizeMax));
+      expect(driver.transferSizeMax).toBe(segments * segmentSize);
+      const fits = without === 0n ? 1024 : Math.floor(1024 / (segments + 2));
+      expect(depth).toBe(Math.min(options.depth, fits));
+      // More requests at a time than there are slots, of more and less than a slot.
+      const model = pattern(disk.size, 3);
+      const writes: Promise<void>[] = [];
+      for (let at = 0, i = 0; at < disk.size; i += 1) {
+        const size = i % 50 === 0 ? 40_448 : 512 + (i % 7) * 512;
+        writes.push(driver.write(at, model.subarray(at, at + size)));
+        at = Math.min(disk.size, at + size);
+      }
+      expect(writes.length).toBeGreaterThan(1024);
+      await Promise.all(writes);
+      expect(Buffer.compare(disk.bytes, model)).toBe(0);
+      const bytes = await driver.read(512, new Uint8Array(disk.size - 512));
+      expect(Buffer.compare(bytes, model.subarray(512))).toBe(0);
+    };
+    return withDisk(options, work, new MemoryDisk(1 << 22), limits);
+  });
 });
 
 test('flush, discard, write zeroes and id', () =>

@@ -15,7 +15,11 @@
  */
 import { VloError } from '../../errors.js';
 import { DriverHost, type DriverOptions } from '../../kit/driver-host.js';
+import type { DriverLoop } from '../../kit/driver-loop.js';
+import { type Call, Piece, type PiecePlan } from './driver-call.js';
+import { checkRange, planRings, RING_SIZE_MAX } from './driver-plan.js';
 import { BlkSlots, type SlotHandler, STATUS_LOST, STATUS_MISSING } from './driver-slots.js';
+import { Transfer } from './driver-transfer.js';
 import { BLK_F, BLK_S, BLK_T, BlkConfig, ID_SIZE, RANGE_UNMAP, SECTOR_SIZE } from './wire.js';
 
 export interface BlkDriverOptions extends DriverOptions {
@@ -35,15 +39,12 @@ export interface RequestOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Entries of a queue at most: what all back ends take. */
-const RING_SIZE_MAX = 1024;
-/** Descriptors of a request at most: header, data, status. */
-const SEGMENTS_PER_REQUEST = 3;
 /** Largest number of bytes of a request whatever the slots hold. */
 const SLOT_SIZE_MAX = 2 ** 24;
 
 const WANTED =
   BLK_F.SIZE_MAX |
+  BLK_F.SEG_MAX |
   BLK_F.RO |
   BLK_F.BLK_SIZE |
   BLK_F.FLUSH |
@@ -57,51 +58,19 @@ const STATUS_NAMES: Readonly<Record<number, string>> = {
   [STATUS_MISSING]: 'no status at all',
 };
 
-/** What one call has the device do: all pieces of it. */
-interface Call {
-  readonly name: string;
-  readonly resolve: () => void;
-  readonly reject: (error: unknown) => void;
-  piecesLeft: number;
-  error: VloError | null;
-  /** The caller waits no longer; nothing of its memory is touched any more. */
-  isAborted: boolean;
-}
-
-/** One request of a call: placed as soon as a slot is free. */
-class Piece implements SlotHandler {
-  readonly call: Call;
-  /** Places the request; the slot is the piece's. */
-  readonly place: (slots: BlkSlots, slot: number) => void;
-  /** Takes the result out of the slot. */
-  readonly take: ((slots: BlkSlots, slot: number) => void) | null;
-  private readonly driver: BlkDriver;
-
-  constructor(
-    driver: BlkDriver,
-    call: Call,
-    place: (slots: BlkSlots, slot: number) => void,
-    take: ((slots: BlkSlots, slot: number) => void) | null,
-  ) {
-    this.driver = driver;
-    this.call = call;
-    this.place = place;
-    this.take = take;
-  }
-
-  done(slot: number, status: number): void {
-    this.driver.pieceDone(this, slot, status);
-  }
-}
-
-type PiecePlan = Pick<Piece, 'place' | 'take'>;
-
 export class BlkDriver {
   /** The path without allocation; see `driver-slots.ts`. */
   readonly slots: BlkSlots;
+  /** Bytes of the largest request that is placed as one. */
+  transferSizeMax = 0;
   private readonly host: DriverHost;
   private readonly onResize: (size: number) => void;
   private config: ReturnType<typeof BlkConfig.decode>;
+  /** By slot: what serves a read or write of one request. */
+  private readonly transfers: Transfer[] = [];
+  private readonly quickHandler: SlotHandler = {
+    done: (slot, status) => this.transfers[slot]!.done(slot, status),
+  };
   private waiting: Piece[] = [];
   private waitingFirst = 0;
   private nextQueue = 0;
@@ -115,6 +84,8 @@ export class BlkDriver {
     this.host = host;
     this.slots = slots;
     this.config = config;
+    this.blockSize = this.has(BLK_F.BLK_SIZE) ? Math.max(SECTOR_SIZE, config.blkSize) : SECTOR_SIZE;
+    this.isReadOnly = this.has(BLK_F.RO);
     this.onResize = options.onResize ?? (() => {});
     slots.onRelease = () => this.pump();
     slots.onConfigChange = () => void this.readConfig();
@@ -136,14 +107,13 @@ export class BlkDriver {
       const config = BlkConfig.decode(await host.readConfig(0, BlkConfig.size));
       const offered = (host.features & BLK_F.MQ) !== 0n ? Math.max(1, config.numQueues) : 1;
       const queueCount = Math.min(options.queueCount ?? 1, offered, host.queueCountMax);
-      // Requests go into the ring itself as long as it has room for all of them.
-      const isDirect = depth * SEGMENTS_PER_REQUEST <= RING_SIZE_MAX;
-      const entryCount = isDirect ? depth * SEGMENTS_PER_REQUEST : depth;
-      const size = 2 ** Math.ceil(Math.log2(Math.max(entryCount, 4)));
-      const tableLength = isDirect ? 0 : SEGMENTS_PER_REQUEST + 1;
-      const slots = new BlkSlots(host, queueCount, depth, slotSize);
+      const rings = planRings(host.features, config, { depth, slotSize });
+      const plan = { queueCount, depth: rings.depth, slotSize, segmentSize: rings.segmentSize };
+      const slots = new BlkSlots(host, plan);
       const driver = new BlkDriver(host, slots, config, options);
-      const extraBytes = BlkSlots.bytesNeeded(queueCount, depth, slotSize);
+      driver.transferSizeMax = rings.transferSizeMax;
+      const { size, tableLength } = rings;
+      const extraBytes = BlkSlots.bytesNeeded(plan);
       await host.open({ count: queueCount, size, tableLength, extraBytes }, slots);
       slots.attach();
       return driver;
@@ -159,14 +129,8 @@ export class BlkDriver {
   }
 
   /** Unit in bytes of offsets and sizes. */
-  get blockSize(): number {
-    const { blkSize } = this.config;
-    return this.has(BLK_F.BLK_SIZE) && blkSize >= SECTOR_SIZE ? blkSize : SECTOR_SIZE;
-  }
-
-  get isReadOnly(): boolean {
-    return this.has(BLK_F.RO);
-  }
+  readonly blockSize: number;
+  readonly isReadOnly: boolean;
 
   get canDiscard(): boolean {
     return this.has(BLK_F.DISCARD);
@@ -174,6 +138,16 @@ export class BlkDriver {
 
   get canWriteZeroes(): boolean {
     return this.has(BLK_F.WRITE_ZEROES);
+  }
+
+  /** Number of queues in use. */
+  get queueCount(): number {
+    return this.slots.queueCount;
+  }
+
+  /** @internal The loop that publishes what is placed, for whoever brings requests. */
+  get loop(): DriverLoop {
+    return this.host.loop;
   }
 
   /** Why the driver can do nothing more; null while all is well. */
@@ -186,14 +160,17 @@ export class BlkDriver {
    * @throws VloError VLO_REQUEST_INVALID out of range or not aligned; VLO_DEVICE_FAILED when the
    * device says so; VLO_DISCONNECTED when the back end was not found again; VLO_CLOSED
    */
-  async read<T extends Uint8Array>(
-    offset: number,
-    target: T,
-    options: RequestOptions = {},
-  ): Promise<T> {
-    this.checkTransfer(offset, target.length);
+  read<T extends Uint8Array>(offset: number, target: T, options: RequestOptions = {}): Promise<T> {
+    try {
+      this.checkTransfer(offset, target.length);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    if (this.isQuick(target, options)) {
+      return this.quick(offset, target, false) as Promise<T>;
+    }
     const plans: PiecePlan[] = [];
-    const pieceSize = this.pieceSize();
+    const pieceSize = this.transferSizeMax;
     for (let at = 0; at < target.length; at += pieceSize) {
       const part = target.subarray(at, at + pieceSize);
       plans.push({
@@ -201,16 +178,20 @@ export class BlkDriver {
         take: (slots, slot) => part.set(slots.bytes(slot).subarray(0, part.length)),
       });
     }
-    await this.run('read', plans, options);
-    return target;
+    return this.run('read', plans, options).then(() => target);
   }
 
   /** Writes `source` from `offset` on. It must not change until then. @throws as {@link read} */
-  async write(offset: number, source: Uint8Array, options: RequestOptions = {}): Promise<void> {
-    this.checkTransfer(offset, source.length);
-    this.checkWritable();
+  write(offset: number, source: Uint8Array, options: RequestOptions = {}): Promise<void> {
+    try {
+      this.checkTransfer(offset, source.length);
+      this.checkWritable();
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    if (this.isQuick(source, options)) return this.quick(offset, source, true).then(nothing);
     const plans: PiecePlan[] = [];
-    const pieceSize = this.pieceSize();
+    const pieceSize = this.transferSizeMax;
     for (let at = 0; at < source.length; at += pieceSize) {
       const part = source.subarray(at, at + pieceSize);
       plans.push({
@@ -221,7 +202,7 @@ export class BlkDriver {
         take: null,
       });
     }
-    await this.run('write', plans, options);
+    return this.run('write', plans, options);
   }
 
   /** Makes all writes durable that have ended. Without FLUSH they are already. */
@@ -274,6 +255,11 @@ export class BlkDriver {
     return id;
   }
 
+  /** Gives the back end up: what is under way fails with `error`, and so does all that follows. */
+  abandon(error: VloError): void {
+    this.host.fail(error);
+  }
+
   /** Ends the driver: what is under way fails with VLO_CLOSED. Idempotent. */
   async close(): Promise<void> {
     await this.host.close();
@@ -281,6 +267,33 @@ export class BlkDriver {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  /** True when one request does it, nobody waits before it, and nobody can give it up. */
+  private isQuick(bytes: Uint8Array, { signal }: RequestOptions): boolean {
+    const isOne = bytes.length > 0 && bytes.length <= this.transferSizeMax;
+    if (!isOne || signal !== undefined || this.waiting.length > 0) return false;
+    this.nextQueue = this.freeQueue();
+    return this.slots.freeCount(this.nextQueue) > 0;
+  }
+
+  private quick(offset: number, bytes: Uint8Array, isWrite: boolean): Promise<Uint8Array> {
+    const { slots, transfers, nextQueue } = this;
+    const slot = slots.acquire(this.quickHandler, nextQueue);
+    this.nextQueue = nextQueue + 1 === slots.queueCount ? 0 : nextQueue + 1;
+    transfers[slot] ??= new Transfer(this, slot);
+    return transfers[slot].start(offset, bytes, isWrite);
+  }
+
+  /** The next queue with a free slot; if there is none, any. */
+  private freeQueue(): number {
+    const { slots } = this;
+    const { queueCount } = slots;
+    let queue = this.nextQueue;
+    for (let i = 1; i < queueCount && slots.freeCount(queue) === 0; i += 1) {
+      queue = (queue + 1) % queueCount;
+    }
+    return queue;
   }
 
   private has(feature: bigint): boolean {
@@ -292,37 +305,26 @@ export class BlkDriver {
     throw new VloError('VLO_BACKEND_FEATURES', `the back end does not offer ${name}`);
   }
 
-  /** Bytes of the largest request: the slot's, and no more than the device takes in a segment. */
-  private pieceSize(): number {
-    const { sizeMax } = this.config;
-    const { slotSize } = this.slots;
-    if (!this.has(BLK_F.SIZE_MAX) || sizeMax < this.blockSize || sizeMax >= slotSize) {
-      return slotSize - (slotSize % this.blockSize);
-    }
-    return sizeMax - (sizeMax % this.blockSize);
-  }
-
   private checkWritable(): void {
     if (this.isReadOnly) throw new VloError('VLO_REQUEST_INVALID', 'the disk is read-only');
   }
 
   private checkTransfer(offset: number, size: number): void {
     if (this.error !== null) throw this.error;
-    const { blockSize } = this;
-    for (const [name, value] of [
-      ['offset', offset],
-      ['size', size],
-    ] as const) {
-      if (!Number.isSafeInteger(value) || value < 0 || value % blockSize !== 0) {
-        const problem = `${name} ${value} is not a multiple of the block size, ${blockSize}`;
-        throw new VloError('VLO_REQUEST_INVALID', problem);
-      }
-    }
+    this.checkUnit('offset', offset);
+    this.checkUnit('size', size);
     if (offset + size <= this.size) return;
     throw new VloError(
       'VLO_REQUEST_INVALID',
       `${size} bytes at ${offset} exceed the disk, which has ${this.size} bytes`,
     );
+  }
+
+  private checkUnit(name: string, value: number): void {
+    const { blockSize } = this;
+    if (Number.isSafeInteger(value) && value >= 0 && value % blockSize === 0) return;
+    const problem = `${name} ${value} is not a multiple of the block size, ${blockSize}`;
+    throw new VloError('VLO_REQUEST_INVALID', problem);
   }
 
   private ranges(
@@ -381,10 +383,7 @@ export class BlkDriver {
     const { slots } = this;
     const { queueCount } = slots;
     while (this.waitingFirst < this.waiting.length && this.error === null) {
-      let queue = this.nextQueue;
-      for (let i = 1; i < queueCount && slots.freeCount(queue) === 0; i += 1) {
-        queue = (queue + 1) % queueCount;
-      }
+      const queue = this.freeQueue();
       if (slots.freeCount(queue) === 0) return;
       this.nextQueue = (queue + 1) % queueCount;
       const piece = this.waiting[this.waitingFirst]!;
@@ -417,7 +416,8 @@ export class BlkDriver {
     this.host.loop.yieldSoon();
   }
 
-  private statusError(name: string, status: number): VloError {
+  /** @internal */
+  statusError(name: string, status: number): VloError {
     if (status === STATUS_LOST && this.error !== null) return this.error;
     const text = STATUS_NAMES[status] ?? `status ${status}`;
     return new VloError('VLO_DEVICE_FAILED', `the device answered ${text} to ${name}`);
@@ -447,8 +447,4 @@ export class BlkDriver {
   }
 }
 
-function checkRange(name: string, value: number, min: number, max: number, unit: number): void {
-  if (Number.isInteger(value) && value >= min && value <= max && value % unit === 0) return;
-  const units = unit === 1 ? '' : `, a multiple of ${unit}`;
-  throw new VloError('VLO_REQUEST_INVALID', `${name} is ${value}; ${min} to ${max}${units} fit`);
-}
+const nothing = (): void => {};

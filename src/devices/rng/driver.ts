@@ -9,6 +9,7 @@
  */
 import { assert, VloError } from '../../errors.js';
 import { type DriverClient, DriverHost, type DriverOptions } from '../../kit/driver-host.js';
+import type { DriverLoop } from '../../kit/driver-loop.js';
 import type { SharedBlock } from '../../vhost-user/index.js';
 import type { DriverQueue } from '../../virtio/index.js';
 
@@ -62,6 +63,11 @@ export class RngDriver implements DriverClient {
     }
   }
 
+  /** @internal The loop that publishes what is placed, for whoever brings requests. */
+  get loop(): DriverLoop {
+    return this.host.loop;
+  }
+
   /** Why the driver can do nothing more; null while all is well. */
   get error(): VloError | null {
     return this.host.error;
@@ -92,6 +98,11 @@ export class RngDriver implements DriverClient {
       if (onAbort !== null) signal?.removeEventListener('abort', onAbort);
     }
     return target;
+  }
+
+  /** Gives the back end up: what is under way fails with `error`, and so does all that follows. */
+  abandon(error: VloError): void {
+    this.host.fail(error);
   }
 
   /** Ends the driver: what is under way fails with VLO_CLOSED. Idempotent. */
