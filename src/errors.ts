@@ -46,14 +46,19 @@ export const ERROR_TABLE = {
     exitStatus: 2,
     summary: 'The descriptor given with --fd is not an open Unix stream socket.',
   },
-  VLO_IMAGE_MISSING: { exitStatus: 1, summary: 'The image file does not exist; create it first.' },
+  VLO_IMAGE_MISSING: {
+    exitStatus: 1,
+    summary: 'The image file does not exist; create it, or give a `size` in the file of devices.',
+  },
   VLO_IMAGE_ACCESS: {
     exitStatus: 1,
     summary: 'The image cannot be opened as asked; check its permissions or use --read-only.',
   },
   VLO_IMAGE_SIZE: {
     exitStatus: 2,
-    summary: 'The size of the image is zero or no multiple of 512 bytes; `truncate` mends it.',
+    summary:
+      'The size of the image is zero, no multiple of 512 bytes, or not the `size` that is asked for; ' +
+      '`truncate` mends it.',
   },
   VLO_IMAGE_TYPE: {
     exitStatus: 2,
@@ -88,6 +93,56 @@ export const ERROR_TABLE = {
   VLO_REQUEST_INVALID: {
     exitStatus: 2,
     summary: 'A request to a driver is out of range or not aligned; the message says which bound.',
+  },
+  VLO_CONFIG_MISSING: {
+    exitStatus: 2,
+    summary: 'The file that describes the devices does not exist or cannot be read.',
+  },
+  VLO_CONFIG_SYNTAX: {
+    exitStatus: 2,
+    summary: 'The file of devices is not valid YAML; the message has line and column.',
+  },
+  VLO_CONFIG_KEY: {
+    exitStatus: 2,
+    summary:
+      'The file of devices has a key that is unknown, given twice, missing, or out of place; the ' +
+      'message has line, column, and the nearest valid key.',
+  },
+  VLO_CONFIG_VALUE: {
+    exitStatus: 2,
+    summary: 'A value in the file of devices does not fit; the message says which values do.',
+  },
+  VLO_RUN_DIR: {
+    exitStatus: 1,
+    summary: 'The run directory cannot be made or used; choose another one with --run-dir.',
+  },
+  VLO_HAL_RUNNING: {
+    exitStatus: 1,
+    summary: 'Another `vlo up` uses the run directory: `vlo down` ends it, or choose --run-dir.',
+  },
+  VLO_HAL_NOT_RUNNING: {
+    exitStatus: 1,
+    summary: 'No `vlo up` runs with this run directory; check --run-dir.',
+  },
+  VLO_NAME_UNKNOWN: {
+    exitStatus: 2,
+    summary: 'No device of the running HAL has that name; the message lists the names.',
+  },
+  VLO_DEVICE_START: {
+    exitStatus: 1,
+    summary: 'A device process did not start or died too often; its own message says why.',
+  },
+  VLO_TRANSPORT_UNAVAILABLE: {
+    exitStatus: 1,
+    summary: 'The transport asked for is not there, or cannot serve this type of device.',
+  },
+  VLO_FUSE_UNAVAILABLE: {
+    exitStatus: 1,
+    summary: 'FUSE cannot be used here; the message says what is missing and how to add it.',
+  },
+  VLO_DEMO_FAILED: {
+    exitStatus: 1,
+    summary: 'A step of the demonstration did not verify; the message says which.',
   },
   VLO_CLOSED: { exitStatus: 1, summary: 'The object was closed before the operation finished.' },
 } as const satisfies Record<string, ErrorEntry>;
