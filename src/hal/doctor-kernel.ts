@@ -1,0 +1,70 @@
+/** Checks of the transports that end at the kernel's own virtio drivers. */
+import type { Check, Finding } from './doctor.js';
+import {
+  asRoot,
+  installCommand,
+  loadCommand,
+  no,
+  partly,
+  probeDevice,
+  yes,
+} from './doctor-commands.js';
+import { findProgram, type Machine, moduleState } from './doctor-machine.js';
+
+const LOOPBACK = '/dev/virtio-loopback';
+const VDUSE = '/dev/vduse/control';
+
+function probeLoopback(machine: Machine): Finding {
+  const error = machine.tryOpen(LOOPBACK);
+  if (error === null) return yes(LOOPBACK);
+  if (error === 'EACCES') {
+    return no(`${LOOPBACK}: no permission (EACCES)`, asRoot(machine, 'vlo up'));
+  }
+  if (error !== 'ENOENT') return no(`${LOOPBACK} cannot be opened (${error})`);
+  return no(`${LOOPBACK} is not there; the module is not shipped yet in this version`);
+}
+
+function probeVduse(machine: Machine): Finding {
+  const found = probeDevice(machine, { path: VDUSE, module: 'vduse', permit: 'vlo up' });
+  const lacksBus = moduleState(machine, 'virtio_vdpa') === 'none';
+  if (found.state === 'yes') {
+    if (machine.exists('/sys/bus/vdpa/drivers/virtio_vdpa')) return found;
+    if (lacksBus) return no(`${VDUSE}; this kernel comes without the module virtio_vdpa`);
+    return partly(`${VDUSE}; virtio_vdpa is not loaded`, loadCommand(machine, 'virtio-vdpa'));
+  }
+  // There, but not for this user; or a kernel without VDUSE, as the detail says already.
+  if (machine.exists(VDUSE) || moduleState(machine, 'vduse') === 'none') return found;
+  // Devices are no use without the bus driver that hands them to virtio's drivers.
+  if (lacksBus) return no(`${found.detail}; this kernel comes without the module virtio_vdpa`);
+  return no(found.detail, loadCommand(machine, 'vduse', 'virtio-vdpa'));
+}
+
+function probeVdpaProgram(machine: Machine): Finding {
+  const path = findProgram(machine, 'vdpa');
+  if (path !== null) return yes(path);
+  const iproute = 'iproute2';
+  const packages = { apt: iproute, dnf: 'iproute', apk: iproute, pacman: iproute, zypper: iproute };
+  return no('not found', installCommand(machine, 'iproute2', packages));
+}
+
+/** The kernel transports, in the order of the report. */
+export const KERNEL_CHECKS: readonly Check[] = [
+  {
+    id: 'loopback',
+    title: 'virtio_loopback',
+    gives: "every device type through the kernel's own virtio drivers",
+    probe: probeLoopback,
+  },
+  {
+    id: 'vduse',
+    title: 'VDUSE',
+    gives: "disks and networks through the kernel's own virtio drivers, without our module",
+    probe: probeVduse,
+  },
+  {
+    id: 'vdpa',
+    title: 'vdpa program',
+    gives: 'VDUSE devices looked at and removed by hand',
+    probe: probeVdpaProgram,
+  },
+];
