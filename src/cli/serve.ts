@@ -7,8 +7,11 @@ import {
   DeviceProcess,
   type OptionArgument,
   POLL_US_DEFAULT,
+  POLL_US_MAX,
 } from '../kit/index.js';
+import { notifyServiceManager } from '../native/index.js';
 import { BackEndServer, type BackEndServerOptions } from '../vhost-user/back-end-server.js';
+import { log, waitForSignal } from './output.js';
 
 /** Options that every device type has. */
 interface ServeOptions {
@@ -34,8 +37,6 @@ const COMMON_KEYS = [
 ];
 /** Which way a traced message went, seen from here. */
 const ARROW = { frontEnd: '<', backEnd: '>' } as const;
-/** Longest time of looking at the rings before sleeping that makes sense, in microseconds. */
-const POLL_US_MAX = 100_000;
 
 /** Adds the command with one subcommand for each device type. */
 export function addServe(program: Command): void {
@@ -129,7 +130,6 @@ async function serveDevice(device: AnyDeviceDefinition, options: ServeOptions): 
     throw new VloError('VLO_USAGE', 'give exactly one of --socket-path and --fd');
   }
   const pollUs = wholeNumber(options.pollUs, '--poll-us', POLL_US_MAX);
-  const log = (line: string): void => void process.stderr.write(`vlo: ${line}\n`);
   const opened = await DeviceProcess.open(device, deviceOptions(device, options), {
     packed: options.packed,
     inOrder: options.inOrder === true,
@@ -149,6 +149,7 @@ async function serveDevice(device: AnyDeviceDefinition, options: ServeOptions): 
     opened.listener = server;
     await server.start();
     log(`${device.name}: ready on ${socketPath ?? `descriptor ${fd}`}`);
+    notifyServiceManager('READY=1');
     await Promise.race([ended, server.ended]);
   } finally {
     await server?.close();
@@ -162,11 +163,4 @@ async function tracer(
 ): Promise<NonNullable<BackEndServerOptions['onMessage']>> {
   const { describe } = await import('../vhost-user/decode.js');
   return (from, bytes, fds) => log(`${ARROW[from]} ${describe(from, bytes, fds)}`);
-}
-
-/** Resolves at SIGTERM or SIGINT. A second one ends the process at once. */
-function waitForSignal(): Promise<void> {
-  return new Promise((resolve) => {
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => resolve());
-  });
 }

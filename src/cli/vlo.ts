@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { AssertionError, VloError } from '../errors.js';
-import { addServe } from './serve.js';
+import { RUN_DIR_FLAGS, RUN_DIR_HELP } from './output.js';
 
 function packageVersion(): string {
   const file = new URL('../../package.json', import.meta.url);
@@ -32,15 +32,69 @@ async function main(): Promise<number> {
     .version(packageVersion())
     .showHelpAfterError('(see vlo --help)')
     .configureOutput({ writeErr: (text) => process.stderr.write(usageText(text)) })
-    .exitOverride()
-    .action(() => program.help({ error: true }));
-  addServe(program);
+    .exitOverride();
+  await addCommands(program);
   try {
     await program.parseAsync();
     return 0;
   } catch (error) {
     return report(error);
   }
+}
+
+/**
+ * Adds the commands. What a command needs is loaded when it is run: `serve` and `up` are started in
+ * numbers, and each module costs a part of a millisecond.
+ */
+async function addCommands(program: Command): Promise<void> {
+  const wanted = process.argv[2];
+  program
+    .command('up')
+    .description('bring up all devices of a file, and stay with them until Ctrl-C')
+    .argument('[file]', 'file of devices', 'hal.yaml')
+    .option(RUN_DIR_FLAGS, RUN_DIR_HELP)
+    .action(async (file, options) => (await import('./up.js')).up(file, options));
+  program
+    .command('down')
+    .description('take a running HAL down')
+    .option(RUN_DIR_FLAGS, RUN_DIR_HELP)
+    .action(async (options) => (await import('./hal-commands.js')).down(options));
+  program
+    .command('status')
+    .description('show the devices of a running HAL')
+    .option('--json', 'write the status as JSON')
+    .option(RUN_DIR_FLAGS, RUN_DIR_HELP)
+    .action(async (options) => (await import('./hal-commands.js')).status(options));
+  program
+    .command('restart')
+    .description('have the process of a device replaced; its requests wait meanwhile')
+    .argument('<name>', 'name of the device')
+    .option(RUN_DIR_FLAGS, RUN_DIR_HELP)
+    .action(async (name, options) => (await import('./hal-commands.js')).restart(name, options));
+  program
+    .command('attach')
+    .description('attach a vhost-user back end that somebody else runs')
+    .argument('<type>', 'type of the device')
+    .option('--backend <path>', 'socket of the back end (required)')
+    .option('--transport <name>', 'auto, loopback, vduse or user', 'auto')
+    .option('--name <name>', 'name of its folder in the run directory')
+    .option(RUN_DIR_FLAGS, RUN_DIR_HELP)
+    .action(async (type, options) => (await import('./attach.js')).attachCommand(type, options));
+  program
+    .command('demo')
+    .description('use a disk and an entropy source, kill them, verify everything, clean up')
+    .option('--keep', 'keep the folder with the image of the disk')
+    .allowExcessArguments(false)
+    .action(async (options) => (await import('./demo.js')).demo(options));
+  if (wanted === 'serve' || isHelp(wanted)) (await import('./serve.js')).addServe(program);
+  if (wanted === 'doctor' || isHelp(wanted)) (await import('./doctor.js')).addDoctor(program);
+}
+
+/** True where all commands have to be there: for help, and to name them in an error. */
+function isHelp(wanted: string | undefined): boolean {
+  return (
+    wanted === undefined || !/^(serve|doctor|up|down|status|restart|attach|demo)$/.test(wanted)
+  );
 }
 
 /** Gives commander's messages the form of all others, with their code. */

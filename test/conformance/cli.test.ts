@@ -1,6 +1,7 @@
 /** The `vlo` command as users and QEMU meet it: output, exit status, descriptors, signals. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -60,6 +61,7 @@ async function run(
   return { status, out: vlo.stdout, err: vlo.stderr };
 }
 
+const ATTACH = ['attach', 'rng', '--backend', 'S', '--run-dir', 'FOLDER'] as const;
 const socket = (name: string): string => join(folder, `${name}.sock`);
 
 test('help has examples, and version is the package’s', async () => {
@@ -69,6 +71,34 @@ test('help has examples, and version is the package’s', async () => {
   expect(help.out).toContain('Examples:');
   expect(await run('--version')).toMatchObject({ status: 0, out: '0.1.0\n' });
   expect((await run('serve', '--help')).out).toContain('random bytes');
+});
+
+test('help lists all commands, and each has its own', async () => {
+  const { status, out, err } = await run('--help');
+  expect([status, err]).toEqual([0, '']);
+  const commands = ['up', 'down', 'status', 'restart', 'attach', 'serve', 'doctor'];
+  for (const command of commands) expect(out).toMatch(new RegExp(`^  ${command}\\b`, 'm'));
+  // Without a command the same text is an error.
+  expect(await run()).toMatchObject({ status: 2, out: '', err: expect.stringContaining(out) });
+  for (const command of commands) {
+    const help = await run(command, '--help');
+    expect(help).toMatchObject({ status: 0, err: '' });
+    expect(help.out).toContain(`Usage: vlo ${command} `);
+    expect((await run('help', command)).out).toBe(help.out);
+  }
+});
+
+test('a word that is nearly a command', async () => {
+  for (const [word, meant] of [
+    ['stats', 'status'],
+    ['serv', 'serve'],
+    ['dokter', 'doctor'],
+  ]) {
+    const { status, err } = await run(word!);
+    expect(status).toBe(2);
+    expect(err).toContain(`vlo: VLO_USAGE: unknown command '${word}'\n(Did you mean ${meant}?)`);
+  }
+  expect((await run('nonsense')).err).toContain("vlo: VLO_USAGE: unknown command 'nonsense'\n");
 });
 
 test('capabilities are printed as JSON, whatever else is asked for', async () => {
@@ -99,6 +129,18 @@ test.each([
   [2, 'VLO_SOCKET_PATH', ['serve', 'rng', '-s', 'FOLDER/none/s']],
   [2, 'VLO_SOCKET_PATH', ['serve', 'rng', '-s', 'IMAGE']],
   [2, 'VLO_SOCKET_FD', ['serve', 'rng', '--fd', '77']],
+  [2, 'VLO_USAGE', ['up', '--bogus']],
+  [2, 'VLO_USAGE', ['up', 'a.yaml', 'b.yaml']],
+  [2, 'VLO_USAGE', ['restart']],
+  [2, 'VLO_USAGE', ['attach']],
+  [2, 'VLO_USAGE', ['attach', 'rng']],
+  [2, 'VLO_USAGE', ['attach', 'rng', '--backend', 'S', '--transport', 'pigeon']],
+  [2, 'VLO_USAGE', ['attach', 'rng', '--backend', 'S', '--name', '../x']],
+  [2, 'VLO_DEVICE_UNKNOWN', ['attach', 'floppy', '--backend', 'S']],
+  [1, 'VLO_TRANSPORT_UNAVAILABLE', [...ATTACH, '--transport', 'loopback']],
+  [1, 'VLO_TRANSPORT_UNAVAILABLE', [...ATTACH, '--transport', 'vduse']],
+  [1, 'VLO_DISCONNECTED', ATTACH],
+  [1, 'VLO_RUN_DIR', ['attach', 'rng', '--backend', 'S', '--run-dir', 'IMAGE']],
 ] as const)('status %i and %s: vlo %j', async (status, code, args) => {
   const words = args.map((word) =>
     word === 'S' ? socket('bad') : word.replace('IMAGE', image).replace('FOLDER', folder),
@@ -162,4 +204,23 @@ test('--fd takes a connected socket, and ends when its peer leaves', async () =>
   client.close();
   listener.close();
   expect(await vlo.ended).toBe(0);
+});
+
+test('attach shows a back end that somebody else runs, and leaves it alone', async () => {
+  const path = socket('theirs');
+  const server = await new Vlo(['serve', 'rng', '-s', path]).ready();
+  const runDir = join(folder, 'attached');
+  const args = ['attach', 'rng', '--backend', path, '--run-dir', runDir, '--name', 'rng7'];
+  const vlo = new Vlo(args);
+  await expect.poll(() => vlo.stderr, { timeout: 10_000 }).toContain('vlo: rng: ready at ');
+  const random = join(runDir, 'rng7', 'random');
+  expect(vlo.stderr).toContain(random);
+  const file = await open(random, 'r');
+  expect((await file.read(Buffer.alloc(100), 0, 100)).bytesRead).toBeGreaterThan(0);
+  await file.close();
+  const taken = await run(...args);
+  expect([taken.status, taken.err]).toEqual([1, expect.stringContaining('vlo: VLO_RUN_DIR: ')]);
+  expect(await vlo.stop()).toBe(0);
+  expect(readdirSync(runDir)).toEqual([]);
+  expect(await server.stop()).toBe(0);
 });

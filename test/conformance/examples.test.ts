@@ -1,0 +1,60 @@
+/** The examples do what they say. */
+import { copyFileSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { HalFolder, Program } from './vlo-process.js';
+
+const example = (name: string): string =>
+  fileURLToPath(new URL(`../../examples/${name}`, import.meta.url));
+
+let hal: HalFolder;
+beforeEach(() => {
+  hal = new HalFolder();
+});
+afterEach(() => hal.remove());
+
+async function runDriver(name: string, socket: string): Promise<string> {
+  const driver = new Program(example(name), [socket], hal.path);
+  expect(await driver.ended, driver.stderr).toBe(0);
+  expect(driver.stderr).toBe('');
+  return driver.stdout;
+}
+
+test('disk-driver.mjs writes and reads', async () => {
+  const [image, socket] = [hal.file('disk.img'), hal.file('disk.sock')];
+  writeFileSync(image, '');
+  truncateSync(image, 1024 * 1024);
+  const server = hal.start('serve', 'blk', '--socket-path', socket, '--blk-file', image);
+  await server.says('ready on');
+  const text = await runDriver('disk-driver.mjs', socket);
+  expect(text).toBe("1048576 bytes, beginning with 'Hello, disk!'\n");
+  expect(readFileSync(image, 'utf8')).toMatch(/^Hello, disk! /);
+});
+
+test('random-driver.mjs reads other bytes each time', async () => {
+  const socket = hal.file('rng.sock');
+  await hal.start('serve', 'rng', '--socket-path', socket).says('ready on');
+  const texts = [1, 2].map(() => runDriver('random-driver.mjs', socket));
+  const [one, two] = await Promise.all(texts);
+  expect(one).toMatch(/^[0-9a-f]{32}\n$/);
+  expect(two).toMatch(/^[0-9a-f]{32}\n$/);
+  expect(one).not.toBe(two);
+});
+
+test('hal.yaml comes up', async () => {
+  copyFileSync(example('hal.yaml'), hal.file('hal.yaml'));
+  const up = await hal.up();
+  const { devices } = await hal.status();
+  expect(devices.map(({ name, state }) => `${name} ${state}`)).toEqual([
+    'disk0 ready',
+    'rng0 ready',
+    'logs0 ready',
+    'rng1 ready',
+  ]);
+  const [disk0, rng0, logs0, rng1] = devices.map(({ backEnd }) => backEnd.process!.pid);
+  expect(logs0).toBe(rng1);
+  expect(new Set([disk0, rng0, logs0]).size).toBe(3);
+  expect(statSync(hal.file('disk.img')).size).toBe(64 * 2 ** 20);
+  expect(statSync(hal.file('logs.img')).size).toBe(16 * 2 ** 20);
+  expect(await up.stop()).toBe(0);
+});
