@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the programs of others that the peer tests run against, into one folder:
 #   root/            a Debian trixie tree without maintainer scripts, used as a chroot: QEMU,
-#                    qemu-img with libblkio, nbdkit, virtiofsd, passt, fio
+#                    qemu-img with libblkio, nbdkit, virtiofsd, passt, fio, and the programs of
+#                    ext4, btrfs and FUSE
 #   root/opt/uml/    User-Mode Linux (sid) with its virtio modules
 #   root/opt/guest/  a Debian kernel and an initramfs for QEMU guests
 # The folder is $VLO_PEERS, else /var/cache/virtio-loopback/peers. Everything comes by package name
@@ -14,19 +15,22 @@ set -euo pipefail
 # shellcheck disable=SC2016 # lines in single quotes are for mmdebstrap's shell
 
 # Count up when the recipe changes: the stamp no longer fits then, and the folder is built anew.
-RECIPE=3
+RECIPE=5
 PEERS=${VLO_PEERS:-/var/cache/virtio-loopback/peers}
 HOST_PACKAGES=(mmdebstrap e2fsprogs util-linux kmod xz-utils cpio gzip)
 HOST_COMMANDS=(mmdebstrap e2fsck debugfs unshare setpriv depmod modprobe xz cpio gzip)
 PEER_PACKAGES=(
   qemu-utils qemu-block-extra qemu-system-common qemu-system-x86 seabios ipxe-qemu
   fio nbdkit libnbd-bin virtiofsd passt
+  btrfs-progs fuse3
   bash coreutils diffutils e2fsprogs findutils gawk grep iproute2 kmod libc-bin mount procps sed
   util-linux busybox-static
 )
 PEER_FILES=(
   usr/bin/qemu-img usr/bin/qemu-io usr/bin/qemu-storage-daemon usr/bin/qemu-system-x86_64
   usr/bin/nbdkit usr/bin/nbdcopy usr/bin/nbdinfo usr/bin/fio usr/libexec/virtiofsd usr/bin/passt
+  usr/sbin/mkfs.ext4 usr/sbin/e2fsck usr/sbin/losetup usr/bin/fusermount3
+  usr/bin/btrfs usr/sbin/mkfs.btrfs
   usr/bin/busybox opt/uml/linux opt/uml/modules/virtio_blk.ko opt/uml/init
   opt/guest/vmlinuz opt/guest/initramfs.gz
 )
@@ -52,6 +56,7 @@ missing() {
   for file in "${PEER_FILES[@]}"; do
     [[ -e $PEERS/root/$file ]] || echo "file $PEERS/root/$file"
   done
+  if [[ ! -u $PEERS/root/usr/bin/fusermount3 ]]; then echo "setuid of $PEERS/root/usr/bin/fusermount3"; fi
 }
 
 # rm -rf follows bind mounts: never remove a tree that something is mounted in.
@@ -195,10 +200,13 @@ build() {
   uml_files "$new/sid" "$new/root/opt/uml"
   say 'kernel and initramfs for QEMU guests'
   guest_files "$new/root" "$new/kernel"
-  # Extraction leaves no sh, no users and no mount points.
+  # Extraction leaves no sh, no users and no mount points; and fusermount3 without setuid, which its
+  # maintainer script sets. Whoever calls it needs a name, and it unmounts what is in mtab.
   ln -sf bash "$new/root/usr/bin/sh"
-  printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n' >"$new/root/etc/passwd"
-  printf 'root:x:0:\nnogroup:x:65534:\n' >"$new/root/etc/group"
+  printf 'root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n' >"$new/root/etc/passwd"
+  printf 'root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n' >"$new/root/etc/group"
+  chmod 4755 "$new/root/usr/bin/fusermount3"
+  ln -sf ../proc/self/mounts "$new/root/etc/mtab"
   mkdir -p "$new/root"/{sock,mnt,sys}
   rm -rf "$new/root/opt/debs" "$new/sid" "$new/kernel" "$new"/*.log
   echo "$RECIPE" >"$new/stamp"
