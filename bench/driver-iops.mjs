@@ -4,7 +4,7 @@
  *
  *   node bench/driver-iops.mjs --socket-path S --count N --depth D
  *        [--size 4096] [--queues 1] [--write] [--sequential] [--packed] [--in-order]
- *        [--poll-us 200]
+ *        [--promises] [--poll-us 200]       --promises: read and write of BlkDriver, not its slots
  */
 import { parseArgs } from 'node:util';
 import { BlkDriver } from '../dist/devices/blk/driver.js';
@@ -20,6 +20,7 @@ const { values } = parseArgs({
     sequential: { type: 'boolean', default: false },
     packed: { type: 'boolean', default: false },
     'in-order': { type: 'boolean', default: false },
+    promises: { type: 'boolean', default: false },
     'poll-us': { type: 'string', default: '200' },
   },
 });
@@ -52,13 +53,18 @@ class Load {
   seed = 1;
   finish = () => {};
 
-  place(slot) {
+  nextBlock() {
     let block = this.placed % blockCount;
     if (!values.sequential) {
       this.seed = (Math.imul(this.seed, 1664525) + 1013904223) >>> 0;
       block = this.seed % blockCount;
     }
     this.placed += 1;
+    return block;
+  }
+
+  place(slot) {
+    const block = this.nextBlock();
     if (values.write) slots.write(slot, block * size, size);
     else slots.read(slot, block * size, size);
   }
@@ -77,7 +83,22 @@ const ended = new Promise((resolve) => {
 });
 const start = performance.now();
 const usage = process.cpuUsage();
-for (let i = 0; i < Math.min(depth, count); i += 1) {
+/** One of `depth` callers that each wait for their request before the next. */
+async function caller() {
+  const bytes = new Uint8Array(size);
+  while (load.placed < count) {
+    const block = load.nextBlock();
+    if (values.write) await disk.write(block * size, bytes);
+    else await disk.read(block * size, bytes);
+    load.ended += 1;
+  }
+}
+
+if (values.promises) {
+  await Promise.all(Array.from({ length: depth }, caller));
+  load.finish();
+}
+for (let i = 0; !values.promises && i < Math.min(depth, count); i += 1) {
   const slot = slots.acquire(load, i % slots.queueCount);
   if (slot < 0) break;
   load.place(slot);

@@ -1,7 +1,7 @@
 /** Child processes of the bench: ours and those of the peers folder, and the folder they share. */
 
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -115,10 +115,17 @@ export class Program {
 // `unshare` is the end of all in it. $1 root of the peers, $2 folder that they see as /sock.
 const ENTER = `
 R=$1; S=$2; shift 2
-mount --rbind /dev "$R/dev" && mount -t proc proc "$R/proc" && mount --bind "$S" "$R/sock" &&
+mount --rbind /dev "$R/dev" && mount -t proc proc "$R/proc" && mount --rbind "$S" "$R/sock" &&
 mount -t tmpfs tmpfs "$R/tmp" || exit 125
 PATH=/usr/sbin:/usr/bin HOME=/tmp TMPDIR=/tmp chroot "$R" "$@"
 exit $?`;
+
+/** What is mounted below a folder, the last first. @param {string} folder */
+function mountsBelow(folder) {
+  const lines = readFileSync('/proc/self/mountinfo', 'utf8').trim().split('\n');
+  const points = lines.map((line) => line.split(' ')[4]);
+  return points.filter((point) => point.startsWith(`${folder}/`)).reverse();
+}
 
 /** The temporary folder of a run, and the processes that work in it. */
 export class Workbench {
@@ -170,6 +177,18 @@ export class Workbench {
   }
 
   /**
+   * A program of the peers folder in the namespaces of another: it sees that one's mounts.
+   * @param {number} pid of a process in there
+   * @param {readonly string[]} command
+   */
+  startBeside(pid, command) {
+    const enter = ['nsenter', '--target', `${pid}`, '--mount', '--root', '--wd=/'];
+    const program = this.start([...enter, 'env', 'PATH=/usr/sbin:/usr/bin', ...command]);
+    program.title = this.show(command);
+    return program;
+  }
+
+  /**
    * A command as a reader would type it: no folder of this machine in it.
    * @param {readonly string[]} command
    */
@@ -184,11 +203,13 @@ export class Workbench {
   closeNow() {
     this.#closed = true;
     for (const program of this.#programs) if (program.running) program.child.kill('SIGKILL');
+    for (const mounted of mountsBelow(this.dir)) spawnSync('umount', ['--lazy', mounted]);
     rmSync(this.dir, { recursive: true, force: true });
   }
 
   async stopAll() {
-    for (const program of this.#programs.toReversed()) await program.stop();
+    // Gently: who has mounted something takes it away again.
+    for (const program of this.#programs.toReversed()) await program.stop(true);
   }
 
   async close() {

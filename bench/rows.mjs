@@ -5,6 +5,8 @@
 
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { FUSE_ROWS } from './fuse.mjs';
+import { HAL_ROWS } from './hal.mjs';
 import { PROJECT, startOurs, startTheirs } from './programs.mjs';
 import { cpuAfterRequests, idleServer, startToListening } from './solo.mjs';
 
@@ -13,7 +15,9 @@ import { cpuAfterRequests, idleServer, startToListening } from './solo.mjs';
 
 /**
  * @typedef {object} Load
- * @property {number} count requests in one run
+ * @property {number} [count] requests in one run
+ * @property {string} [rw] kind of load, as fio names it
+ * @property {number} [seconds] length of one run, where fio makes the load
  * @property {number} depth
  * @property {number} size bytes
  * @property {number} [stride] distance of the offsets of two requests
@@ -211,6 +215,18 @@ export const ROWS = [
     ],
   },
   {
+    id: '6a',
+    title: 'the same, promises of BlkDriver',
+    unit: 'IOPS',
+    bar: 0.7,
+    aim: 1,
+    load: { count: 3 * PASS, depth: 32, size: 4 * KIB },
+    sides: [
+      { ...ours(), name: 'BlkDriver', client: (...args) => ourDriver(...args, '--promises') },
+      { name: 'libblkio', client: qemuImg },
+    ],
+  },
+  {
     id: '7',
     title: 'vlo serve blk: start to listening',
     unit: 'ms',
@@ -219,6 +235,8 @@ export const ROWS = [
     solo: startToListening,
   },
   { id: '7a', title: 'vlo serve blk, idle', unit: '', solo: idleServer },
+  ...FUSE_ROWS,
+  ...HAL_ROWS,
 ];
 
 /**
