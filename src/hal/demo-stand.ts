@@ -86,7 +86,7 @@ export class DemoStand {
     const unit = await new Promise<DeviceUnit>((resolve, reject) => {
       this.ownUnit = new DeviceUnit([{ config: config!, socket }], {
         log: this.log,
-        onServing: (isFirst) => isFirst && resolve(this.ownUnit!),
+        onServing: () => resolve(this.ownUnit!),
         onDeath: () => {},
         onGivenUp: reject,
       });

@@ -13,7 +13,7 @@ import { lstatSync, unlinkSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { VloError } from '../errors.js';
+import { assert, VloError } from '../errors.js';
 import { type Fd, listenUnix } from '../native/index.js';
 import type { DeviceConfig } from './config-model.js';
 import { type DeviceOrder, READY_FD } from './device-task.js';
@@ -38,8 +38,8 @@ export interface UnitDevice {
 
 export interface UnitEvents {
   log(line: string): void;
-  /** A process serves all devices of the unit; `isFirst` unless it replaces another. */
-  onServing(isFirst: boolean): void;
+  /** A process serves all devices of the unit. */
+  onServing(): void;
   /** The process is gone; another one follows. */
   onDeath(): void;
   /** It was given up, for this reason. */
@@ -58,7 +58,7 @@ export class DeviceUnit {
   private listeners: Fd[] = [];
   private child: ChildProcess | null = null;
   private ended: Promise<void> = Promise.resolve();
-  private startCount = 0;
+  private isLaunched = false;
   private isStopping = false;
   private lastComplaint = '';
   private readonly aborter = new AbortController();
@@ -81,8 +81,8 @@ export class DeviceUnit {
   }
 
   private launch(): void {
-    if (this.startCount > 0) this.restartCount += 1;
-    this.startCount += 1;
+    if (this.isLaunched) this.restartCount += 1;
+    this.isLaunched = true;
     const child = this.isOwn ? this.spawnOwn() : this.spawnCommand();
     this.child = child;
     this.lastComplaint = '';
@@ -107,7 +107,7 @@ export class DeviceUnit {
       if (this.child !== child || servingAt !== 0) return;
       servingAt = Date.now();
       clearTimeout(late);
-      this.events.onServing(this.startCount === 1);
+      this.events.onServing();
     };
     const late = setTimeout(() => {
       this.events.log(`${this.name}: not ready after ${Date.now() - startedAt} ms: ending it`);
@@ -123,7 +123,7 @@ export class DeviceUnit {
     const first = READY_FD + 1;
     const tasks = this.devices.map(({ config }, index) => {
       const { name, type, source } = config;
-      if (source.kind !== 'own') throw new TypeError('a group holds devices of our own only');
+      assert(source.kind === 'own', 'a unit holds devices of our own, or one of somebody else');
       return { name, type, options: source.options, run: source.run, fd: first + index };
     });
     const order: DeviceOrder = { parent: process.pid, tasks };

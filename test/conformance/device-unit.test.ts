@@ -45,7 +45,7 @@ async function start(
   await new Promise<void>((resolve) => {
     const events: UnitEvents = {
       log: (line) => lines.push(line),
-      onServing: (isFirst) => isFirst && resolve(),
+      onServing: () => resolve(),
       onDeath: () => {},
       onGivenUp: () => {
         isGivenUp = true;
