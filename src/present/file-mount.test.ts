@@ -284,6 +284,8 @@ test('a new size: the kernel is told to forget the old one', () => {
   mount.resized();
   const body = Buffer.alloc(24);
   body[0] = FILE;
+  // An offset below zero: the attributes, and no pages.
+  body.writeBigInt64LE(-1n, 8);
   expect(kernel.take()).toEqual([{ errno: 2, unique: 0, body }]);
 });
 
