@@ -1,0 +1,108 @@
+/** Runs one guest in QEMU, from its start to its end. */
+
+import { spawn, spawnSync } from 'node:child_process';
+import { createWriteStream, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { ARCHITECTURES, part } from './places.mjs';
+
+/** Folders of the host, which the guest mounts over 9p. */
+const share = (tag, path, mode) => [
+  '-fsdev',
+  `local,id=${tag},path=${path},security_model=none,multidevs=remap${mode}`,
+  '-device',
+  `virtio-9p-pci,fsdev=${tag},mount_tag=${tag}`,
+];
+
+/**
+ * QEMU's command line. The guest has no disk, network or other virtio device of QEMU's that one
+ * could take for ours: only shared folders, and two serial ports.
+ */
+function commandLine({ kernel, run, packages, memory, cpus }) {
+  const { qemu, console } = ARCHITECTURES[kernel.arch];
+  const tree = part('qemu', 'tree');
+  // The tree's own loader and libraries: QEMU runs without a chroot, and so sees all paths.
+  const loader = join(tree, 'usr/lib64/ld-linux-x86-64.so.2');
+  const kernelArguments = [
+    `console=${console}`,
+    'loglevel=5',
+    'log_buf_len=8M',
+    'printk.devkmsg=on',
+    'panic=-1',
+    'oops=panic',
+    'mitigations=off',
+  ];
+  return [
+    // QEMU ends with this process, however that ends.
+    ...['setpriv', '--pdeathsig', 'KILL'],
+    ...[loader, '--library-path', join(tree, 'usr/lib/x86_64-linux-gnu')],
+    ...[join(tree, 'usr/bin', qemu[0]), ...qemu.slice(1)],
+    ...['-L', join(tree, 'usr/share/qemu'), '-L', join(tree, 'usr/share/seabios')],
+    ...['-accel', 'tcg,thread=multi', '-smp', `${cpus}`, '-m', `${memory}`],
+    ...['-nodefaults', '-display', 'none', '-no-reboot'],
+    ...['-kernel', kernel.image, '-initrd', kernel.initramfs],
+    ...['-append', kernelArguments.join(' ')],
+    ...['-chardev', `file,id=console,path=${join(run, 'console.log')}`],
+    ...['-serial', 'chardev:console'],
+    ...['-chardev', 'stdio,id=job,signal=off', '-device', 'pci-serial,chardev=job'],
+    ...share('root', part(`root-${kernel.arch}`, 'tree'), ',readonly=on'),
+    ...share('modules', kernel.modules, ',readonly=on'),
+    ...share('project', join(run, 'project'), ',readonly=on'),
+    ...share('packages', packages, ',readonly=on'),
+    ...share('run', join(run, 'guest'), ''),
+  ];
+}
+
+/** How the terminal is set, to set it back: QEMU changes it. Empty when there is none. */
+function terminalState() {
+  const { stdout } = spawnSync('stty', ['-g'], { stdio: ['inherit', 'pipe', 'ignore'] });
+  return stdout.toString().trim();
+}
+
+/** The guest's output goes to this process's output and to a file. */
+function copyOutput(child, run) {
+  const file = createWriteStream(join(run, 'output.log'));
+  child.stdout.on('data', (data) => {
+    process.stdout.write(data);
+    file.write(data);
+  });
+  child.stdout.on('end', () => file.end());
+}
+
+const SIGNALS = ['SIGHUP', 'SIGINT', 'SIGTERM'];
+
+/**
+ * Starts the guest and waits for its end.
+ * @param {{ kernel: import('./module.mjs').Kernel, run: string, packages: string, memory: number,
+ *   cpus: number, timeout: number, interactive: boolean }} options `timeout` in seconds, 0: none
+ * @returns {Promise<string | null>} why it ended too early, or null
+ */
+export async function runGuest(options) {
+  const command = commandLine(options);
+  const state = options.interactive ? terminalState() : '';
+  const stdio = options.interactive ? 'inherit' : ['pipe', 'pipe', 'inherit'];
+  const child = spawn(command[0], command.slice(1), { stdio });
+  if (!options.interactive) copyOutput(child, options.run);
+  let reason = null;
+  const end = (why) => {
+    reason ??= why;
+    child.kill('SIGKILL');
+  };
+  const stop = (signal) => end(`stopped by ${signal}`);
+  for (const signal of SIGNALS) process.on(signal, stop);
+  const limit = `the guest did not end within ${options.timeout} s and was killed`;
+  const timer = options.timeout > 0 && setTimeout(() => end(limit), options.timeout * 1000);
+  const status = await new Promise((done) => {
+    child.on('error', (error) => done(error.message));
+    child.on('close', (code, signal) => done(code ?? signal));
+  });
+  clearTimeout(timer);
+  for (const signal of SIGNALS) process.off(signal, stop);
+  if (state !== '') spawnSync('stty', [state], { stdio: ['inherit', 'ignore', 'ignore'] });
+  if (reason === null && status !== 0) reason = `QEMU ended with ${status}`;
+  return reason;
+}
+
+/** A file that the guest may not have come to write. @param {string} path */
+export function readIfThere(path) {
+  return statSync(path, { throwIfNoEntry: false }) === undefined ? '' : readFileSync(path, 'utf8');
+}

@@ -1,0 +1,174 @@
+/**
+ * What goes wrong in the life of a device, at random: back ends and adapters that are killed,
+ * modules
+ * that are to be removed, devices that go under load, and back ends that turn against the driver.
+ * Nothing may hang, no data may be lost or wrong where somebody takes over, and requests fail and
+ * the
+ * device goes where nobody does.
+ *
+ *   npm run lab -- chaos [-- --rounds 50 --seed 1 --from 1 --only 'adapter killed']
+ *
+ * All kinds of rounds come in a random order, then again in another one. Disks that have survived
+ * serve the next round as well.
+ */
+
+import { parseArgs } from 'node:util';
+import { HOSTILE_ROUNDS } from './support/chaos-hostile.mjs';
+import { ROUNDS } from './support/chaos-rounds.mjs';
+import { LIMITS, Load, Stand, settle, TooShort } from './support/chaos-stand.mjs';
+import { check, fact } from './support/checks.mjs';
+import { generator } from './support/random.mjs';
+import { endSpares, keepSpares } from './support/spares.mjs';
+import { waitForNoDevices } from './support/stand.mjs';
+import { insertModule, modprobe, removeModule } from './support/system.mjs';
+
+const ROUND_MS = 300_000;
+/** fio is to have that much to do, in seconds, on a disk that nothing happens to. */
+const LOAD_S = 3;
+const LOOPS_MAX = 40;
+/** A round that takes longer had too much to do: the machine has other work as well. */
+const SLOW_MS = 40_000;
+
+function readOptions(words) {
+  const { values } = parseArgs({
+    args: words,
+    options: {
+      rounds: { type: 'string', default: '50' },
+      seed: { type: 'string', default: '1' },
+      from: { type: 'string', default: '1' },
+      only: { type: 'string', default: '' },
+    },
+  });
+  const { rounds, seed, from, only } = values;
+  return { rounds: Number(rounds), seed: Number(seed), from: Number(from), only };
+}
+
+/** Disks that outlive a round, by their layout. */
+class Stands {
+  constructor() {
+    this.known = new Map();
+  }
+
+  get count() {
+    return this.known.size;
+  }
+
+  async get({ memory, ring }) {
+    const key = `${memory} ${ring}`;
+    let stand = this.known.get(key);
+    if (stand === undefined) {
+      stand = await new Stand({ memory, ring }).up();
+      this.known.set(key, stand);
+    }
+    return stand;
+  }
+
+  forget(stand) {
+    for (const [key, other] of this.known) if (other === stand) this.known.delete(key);
+  }
+
+  all() {
+    return [...this.known.values()];
+  }
+}
+
+class Chaos {
+  constructor(seed) {
+    this.random = generator(seed);
+    // Of its own, so that the order does not depend on what happens in a round.
+    this.order = generator(seed);
+    this.stands = new Stands();
+    this.loops = 1;
+    this.deck = [];
+  }
+
+  /** How much fio does in a few seconds here, so that it is under way when something happens. */
+  async calibrate() {
+    const stand = await this.stands.get({ memory: 'bounce', ring: 'split' });
+    const since = performance.now();
+    const text = await new Load(stand.node).mustPass();
+    const seconds = (performance.now() - since) / 1000;
+    this.loops = Math.min(LOOPS_MAX, Math.max(1, Math.round(LOAD_S / seconds)));
+    fact('loops', this.loops);
+    return `${text} in ${seconds.toFixed(1)} s; ${this.loops} times for each round`;
+  }
+
+  draw(only) {
+    if (this.deck.length === 0) {
+      const kinds = [...ROUNDS, ...HOSTILE_ROUNDS].filter(({ title }) => title.includes(only));
+      if (kinds.length === 0) throw new Error(`no round is called '${only}'`);
+      this.deck = this.order.shuffle(kinds);
+    }
+    return this.deck.pop();
+  }
+
+  /** A round; with more for fio to do, when it was done before anything happened. */
+  async play(kind) {
+    for (;;) {
+      const since = performance.now();
+      try {
+        const text = await this.playOnce(kind);
+        const isSlow = performance.now() - since > SLOW_MS;
+        if (isSlow) this.loops = Math.max(1, Math.floor(this.loops / 2));
+        return text;
+      } catch (error) {
+        if (!(error instanceof TooShort) || this.loops >= LOOPS_MAX) throw error;
+        this.loops *= 2;
+        if (!this.stands.all().includes(this.playing)) await this.playing.down();
+      }
+    }
+  }
+
+  async playOnce({ layout, action, isLast = false, takeover }) {
+    const { stands, random, loops } = this;
+    const isOwn = takeover !== undefined;
+    const stand = isOwn ? await new Stand({ ...layout, takeover }).up() : await stands.get(layout);
+    this.playing = stand;
+    stand.others = isOwn ? stands.count : stands.count - 1;
+    const text = await action({ stand, random, loops });
+    if (isLast) stands.forget(stand);
+    await settle(stands.count);
+    if (isLast) stand.remove();
+    return text;
+  }
+
+  /** After a round that failed nothing is sure: all that there is goes. */
+  async clear() {
+    const all = new Set([...this.stands.all(), ...(this.playing ? [this.playing] : [])]);
+    this.stands = new Stands();
+    for (const stand of all) await stand.discard();
+    await waitForNoDevices(90_000);
+  }
+
+  async finish() {
+    endSpares();
+    for (const stand of this.stands.all()) await stand.down();
+    await waitForNoDevices();
+    await removeModule();
+  }
+}
+
+export default async function chaos(words) {
+  const { rounds, seed, from, only } = readOptions(words);
+  const game = new Chaos(seed);
+  fact('seed', seed);
+  await check('the module loads', async () => {
+    await modprobe('virtio_blk');
+    await modprobe('ext4');
+    await insertModule();
+    keepSpares();
+  });
+  const isReady = await check('fio on a disk that nothing happens to', () => game.calibrate(), {
+    timeout: LIMITS.FIO_MS + LIMITS.READY_MS,
+  });
+  for (let round = 1; isReady && round <= rounds; round += 1) {
+    const kind = game.draw(only);
+    if (round < from) continue;
+    const { memory, ring } = kind.layout;
+    const where = kind.title.startsWith('back end:') ? '' : `, ${memory}, ${ring}`;
+    const title = `${round}: ${kind.title}${where}`;
+    const isGood = await check(title, () => game.play(kind), { timeout: ROUND_MS });
+    if (!isGood && !(await check(`${round}: all is taken away`, () => game.clear()))) break;
+  }
+  await check('no device is left, and the module goes', () => game.finish(), { timeout: ROUND_MS });
+}

@@ -1,0 +1,179 @@
+/** The rounds of chaos with a back end that turns against the driver; see hostile.mjs. */
+
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { FAIL_MS, Load, named, Stand, settle } from './chaos-stand.mjs';
+import { run, start, waitFor } from './programs.mjs';
+import { startVlo } from './spares.mjs';
+import { VLO } from './stand.mjs';
+
+const READY_MS = 90_000;
+/** A back end that does nothing is left alone for this long. */
+const QUIET_MS = 1500;
+/** An end takes that long at most where nobody answers: messages and the driver have their times.
+ * */
+const END_MS = 75_000;
+
+/** A disk whose back end is hostile, or will be. */
+class HostileStand extends Stand {
+  constructor({ mode, when, ring }) {
+    super({ ring });
+    this.mode = mode;
+    this.when = when;
+    this.hostileWords = ring === 'packed' ? [] : ['--no-packed'];
+    if (when === 'at start') this.hostileWords.push('--at-start');
+  }
+
+  async serve() {
+    this.server = start([
+      ...['node', 'lab/jobs/support/hostile.mjs', '--socket', this.socket, '--image', this.image],
+      ...['--mode', this.mode, ...this.hostileWords],
+    ]);
+    await this.server.waitForOutput(/ready/, READY_MS);
+  }
+
+  turn() {
+    this.server.kill('SIGUSR2');
+  }
+
+  mustServe() {
+    if (this.server.status === null) return;
+    throw new Error(`the hostile back end ended: ${this.server.stderr.trim()}`);
+  }
+}
+
+/** The adapter finds out, and ends with an error that says so. */
+async function reported(stand) {
+  const inTime = await Promise.race([stand.adapter.ended.then(() => true), sleep(END_MS, false)]);
+  if (!inTime) throw new Error(`vlo attach reports nothing: ${stand.adapter.stderr.trim()}`);
+  const { status, stderr } = stand.adapter;
+  if (status === 0 || !stderr.includes('VLO_DEVICE_FAILED')) {
+    throw new Error(`vlo attach ended with ${status}: ${stderr.trim()}`);
+  }
+  return 'reported as broken';
+}
+
+/** It neither serves nor breaks anything: requests wait, until the device is taken down. */
+async function takenDown(stand, load) {
+  await sleep(QUIET_MS);
+  load?.mustRun('while nobody serves');
+  const since = performance.now();
+  await stand.stopAdapter(END_MS);
+  return `taken down in ${((performance.now() - since) / 1000).toFixed(1)} s`;
+}
+
+/** What has to follow, by the way in which the back end is hostile. */
+async function outcome(stand, load) {
+  const { mode } = stand;
+  if (mode === 'silent' || mode === 'stop') {
+    const text = await takenDown(stand, load);
+    return load === null ? text : `${text}, ${await load.mustFail()}`;
+  }
+  if (mode === 'lengths' || mode === 'storm') {
+    // The driver of disks does not look at lengths, and at calls for nothing not for long.
+    const text = await load.mustPass();
+    return `${text}, ${await takenDown(stand, null)}`;
+  }
+  const text = await reported(stand);
+  if (load === null) return text;
+  const { errors, requests } = await load.result(FAIL_MS);
+  return `${text}, ${requests} requests, then ${named(errors)}`;
+}
+
+/** Turns the back end, with both disks at work. */
+async function turnUnderLoad(stand, [load, well], random) {
+  await load.warm();
+  await sleep(random.next(300));
+  for (const one of [load, well]) one.mustRun('before the back end turned');
+  stand.turn();
+}
+
+/** One hostile disk, and a healthy one that is not to suffer. */
+async function hostile({ stand: healthy, random, loops }, what) {
+  const stand = new HostileStand(what);
+  let load = null;
+  let well;
+  try {
+    await stand.serve();
+    if (what.when === 'at start') {
+      well = new Load(healthy.node, { loops });
+      stand.startAdapter();
+      // It may be shown before the driver has read its partitions, and it may be broken by then.
+      const isSeen = () => stand.adapter.status !== null || /ready/.test(stand.adapter.stderr);
+      await waitFor(isSeen, 'words of vlo attach', READY_MS);
+    } else {
+      await stand.attach();
+      well = new Load(healthy.node, { loops });
+      load = new Load(stand.node, { loops, end: 'fail' });
+      await turnUnderLoad(stand, [load, well], random);
+    }
+    const text = await outcome(stand, load);
+    stand.mustServe();
+    await settle(healthy.others + 1);
+    stand.mustBeGone();
+    return `${text}; the other disk: ${await well.mustPass()}`;
+  } finally {
+    await well?.end();
+    await stand.discard();
+  }
+}
+
+/** The state of a disk of a HAL, as `vlo status` has it. */
+async function statusOf(words) {
+  const { stdout } = await run([...VLO, 'status', '--json', ...words], { status: null });
+  return stdout.startsWith('{') ? JSON.parse(stdout).devices[0] : null;
+}
+
+/** As a device of hal.yaml whose back end somebody else runs: `vlo status` says that it is broken.
+ * */
+async function inHal({ stand: healthy, random, loops }, what) {
+  const stand = new HostileStand(what);
+  let well;
+  try {
+    await stand.serve();
+    const file = join(stand.place, 'hal.yaml');
+    const device = `type: blk, transport: loopback, backend: ${stand.socket}`;
+    writeFileSync(file, `devices:\n  ${stand.name}: { ${device} }\n`);
+    const words = ['--run-dir', join(stand.place, 'run')];
+    stand.adapter = startVlo(['up', file, ...words]);
+    const isReady = async () => (await statusOf(words))?.state === 'ready';
+    await waitFor(isReady, 'disk that is ready', READY_MS);
+    stand.node = (await statusOf(words)).presentation;
+    const load = new Load(stand.node, { loops, end: 'fail' });
+    well = new Load(healthy.node, { loops });
+    await turnUnderLoad(stand, [load, well], random);
+    const isFailed = async () => (await statusOf(words))?.state === 'failed';
+    await waitFor(isFailed, 'disk that is reported as broken', END_MS);
+    const { note } = await statusOf(words);
+    await run([...VLO, 'down', ...words], { timeout: END_MS });
+    const status = await stand.adapter.ended;
+    const { errors, requests } = await load.result(FAIL_MS);
+    const text = `${requests} requests, then ${named(errors)}`;
+    await settle(healthy.others + 1);
+    const said = `status: ${JSON.stringify(note)}, up ended with ${status}`;
+    return `${said}, ${text}; the other disk: ${await well.mustPass()}`;
+  } finally {
+    await well?.end();
+    await stand.discard();
+  }
+}
+
+const one = (mode, ring = 'split', when = 'under load') => ({
+  title: `back end: ${mode}, ${ring}, ${when}`,
+  layout: { memory: 'bounce', ring: 'split' },
+  action: (stage) => hostile(stage, { mode, ring, when }),
+});
+
+export const HOSTILE_ROUNDS = [
+  ...['ids', 'heads', 'index', 'scribble', 'lengths', 'storm', 'silent', 'stop'].map((mode) =>
+    one(mode),
+  ),
+  ...['ids', 'heads', 'index', 'scribble', 'silent'].map((mode) => one(mode, 'packed')),
+  ...['ids', 'scribble', 'silent'].map((mode) => one(mode, 'split', 'at start')),
+  one('scribble', 'packed', 'at start'),
+  {
+    ...{ title: 'back end: ids, in a HAL', layout: { memory: 'bounce', ring: 'split' } },
+    action: (stage) => inHal(stage, { mode: 'ids', ring: 'split', when: 'under load' }),
+  },
+];

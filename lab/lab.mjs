@@ -1,0 +1,189 @@
+/**
+ * npm run lab: boots a guest with a real kernel in QEMU and runs a job in it. See lab/README.md for
+ * the jobs and how it works, and --help.
+ */
+
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import {
+  buildDebugKernel,
+  customKernel,
+  DEBUG_PATIENCE,
+  debugKernel,
+  packagedKernel,
+} from './host/kernels.mjs';
+import { buildModule, lintModule } from './host/module.mjs';
+import { ARCHITECTURES, KERNELS, LabError, needParts, PROJECT, progress } from './host/places.mjs';
+import { runJob } from './host/run.mjs';
+
+const JOBS = readdirSync(join(PROJECT, 'lab/jobs'))
+  .filter((name) => name.endsWith('.mjs'))
+  .map((name) => name.replace(/\.mjs$/, ''))
+  .sort();
+
+const USAGE = `Usage: npm run lab -- <job> [options] [-- the job's own arguments]
+
+Jobs: ${JOBS.join(', ')}
+  shell   an interactive shell in the guest; with --command <line>, that line instead
+And without a guest:
+  build   only build the kernel module
+  lint    checkpatch --strict and sparse over the kernel module
+  setup   only build what a run needs
+  debug-kernel  only build the kernel of --kernel debug (10 to 30 minutes, once)
+
+  --arch <name>          x86-64, arm64, riscv64 or all (default: x86-64)
+  --kernel <version>     newest, 6.12 or debug (default: newest); debug has KASAN, lockdep and
+                         kmemleak, for x86-64
+  --timeout <seconds>    end the guest after that (default: 900, debug: 4500; 0: never,
+                         as for shell)
+  --memory <MiB>         (default: 2048)
+  --cpus <count>         (default: 2)
+  --results <folder>     where console, output and results go (default: in the cache)
+  --report <file>        add the outcome to a JSON report, as vitest writes them
+  --no-module            do not build kernel/
+  --kernel-image <file>  a kernel of your own, with
+  --modules-dir <folder>   its modules: <folder>/<release>
+  --kernel-build <folder>  its built tree, for the module (default: none, --no-module)
+  --help
+
+Needs Debian or Ubuntu on x86-64, and root. Status 0 when all checks passed and the guest's kernel
+had nothing to complain of; 1 when not; 2 for a mistake in these options.
+`;
+
+const TIMEOUT = 900;
+const STATUS_FAILED = 1;
+const STATUS_USAGE = 2;
+
+class UsageError extends Error {}
+
+function parse() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      tokens: true,
+      allowNegative: true,
+      options: {
+        arch: { type: 'string', default: 'x86-64' },
+        kernel: { type: 'string', default: 'newest' },
+        timeout: { type: 'string' },
+        memory: { type: 'string', default: '2048' },
+        cpus: { type: 'string', default: '2' },
+        results: { type: 'string' },
+        report: { type: 'string' },
+        command: { type: 'string' },
+        module: { type: 'boolean', default: true },
+        'kernel-image': { type: 'string' },
+        'modules-dir': { type: 'string' },
+        'kernel-build': { type: 'string' },
+        help: { type: 'boolean', default: false },
+      },
+    });
+  } catch (error) {
+    throw new UsageError(error.message);
+  }
+}
+
+function wholeNumber(name, text, least) {
+  if (!/^\d+$/.test(text) || Number(text) < least) {
+    throw new UsageError(`--${name}: give a number from ${least} on`);
+  }
+  return Number(text);
+}
+
+function defaultTimeout(job, kernel) {
+  if (job === 'shell') return '0';
+  return `${kernel === 'debug' ? TIMEOUT * DEBUG_PATIENCE : TIMEOUT}`;
+}
+
+function readOptions() {
+  const { values, positionals, tokens } = parse();
+  const terminator = tokens.find(({ kind }) => kind === 'option-terminator')?.index ?? Infinity;
+  const own = tokens.filter(
+    ({ kind, index }) => kind === 'positional' && index > terminator,
+  ).length;
+  const words = positionals.slice(0, positionals.length - own);
+  const [job] = words;
+  if (values.help) return { ...values, job };
+  if (job === undefined) throw new UsageError('which job?');
+  if (words.length > 1) throw new UsageError(`${words[1]}: arguments of the job go after --`);
+  if (![...JOBS, 'shell', 'build', 'lint', 'setup', 'debug-kernel'].includes(job)) {
+    throw new UsageError(`there is no job ${job}`);
+  }
+  const architectures = values.arch === 'all' ? Object.keys(ARCHITECTURES) : [values.arch];
+  if (!(architectures[0] in ARCHITECTURES)) throw new UsageError(`--arch: not ${values.arch}`);
+  if (!KERNELS.includes(values.kernel)) throw new UsageError(`--kernel: not ${values.kernel}`);
+  if ((values['kernel-image'] === undefined) !== (values['modules-dir'] === undefined)) {
+    throw new UsageError('--kernel-image and --modules-dir go together');
+  }
+  return {
+    ...values,
+    job,
+    architectures,
+    arguments: positionals.slice(words.length),
+    timeout: wholeNumber('timeout', values.timeout ?? defaultTimeout(job, values.kernel), 0),
+    memory: wholeNumber('memory', values.memory, 256),
+    cpus: wholeNumber('cpus', values.cpus, 1),
+  };
+}
+
+function kernelFor(arch, options) {
+  if (options['kernel-image'] === undefined) {
+    if (options.kernel === 'debug') return debugKernel(arch);
+    return packagedKernel(arch, options.kernel);
+  }
+  return customKernel({
+    arch,
+    image: options['kernel-image'],
+    modules: options['modules-dir'],
+    build: options['kernel-build'],
+  });
+}
+
+function lint(kernel) {
+  const complaints = lintModule(kernel);
+  for (const line of complaints) process.stdout.write(`${line}\n`);
+  progress(`lint: ${complaints.length === 0 ? 'clean' : `${complaints.length} complaints`}`);
+  return complaints.length === 0;
+}
+
+/** One architecture; true when all is well. */
+async function runOne(arch, options) {
+  const kernel = kernelFor(arch, options);
+  if (options.job === 'lint') return lint(kernel);
+  if (options.job === 'build') {
+    process.stdout.write(`${buildModule(kernel)}\n`);
+    return true;
+  }
+  needParts(['qemu', `root-${arch}`]);
+  if (options.job === 'setup') {
+    needParts([`build-${kernel.version}`]);
+    return true;
+  }
+  return runJob(kernel, options);
+}
+
+async function main() {
+  const options = readOptions();
+  if (options.help) {
+    process.stdout.write(USAGE);
+    return 0;
+  }
+  if (options.job === 'debug-kernel') {
+    buildDebugKernel();
+    return 0;
+  }
+  const failed = [];
+  for (const arch of options.architectures) {
+    if (!(await runOne(arch, options))) failed.push(arch);
+  }
+  return failed.length === 0 ? 0 : STATUS_FAILED;
+}
+
+try {
+  process.exitCode = await main();
+} catch (error) {
+  if (error instanceof UsageError) process.stderr.write(`lab: ${error.message}\n${USAGE}`);
+  else process.stderr.write(`lab: ${error instanceof LabError ? error.message : error.stack}\n`);
+  process.exitCode = error instanceof UsageError ? STATUS_USAGE : STATUS_FAILED;
+}
