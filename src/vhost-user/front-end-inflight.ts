@@ -4,24 +4,30 @@
  */
 import { VloError } from '../errors.js';
 import type { Fd } from '../native/index.js';
+import { decodeRequest, encodeRequest } from './codec.js';
 import { closeAll } from './connection.js';
-import type { FrontEndQueue } from './front-end-queue.js';
 import type { FrontEndSession } from './front-end-session.js';
 import type { Payload } from './messages.js';
+import { HEADER_BYTES } from './messages-constants.js';
+import type { StashedInflight } from './relay-types.js';
 
 export class FrontEndInflight {
+  private readonly keep: ((memory: Fd, size: number) => Fd | null) | null;
   private fd: Fd | null = null;
   private description: Payload<'SET_INFLIGHT_FD'> | null = null;
 
+  /** @param keep puts the memory into another file, for whom it has to outlive this process */
+  constructor(keep: ((memory: Fd, size: number) => Fd | null) | null = null) {
+    this.keep = keep;
+  }
+
   /** Asks for memory that holds all queues, before the first of them is started. */
-  async prepare(session: FrontEndSession, queues: readonly FrontEndQueue[]): Promise<void> {
-    if (this.fd !== null || queues.length === 0 || !session.has('INFLIGHT_SHMFD')) return;
-    if (queues.some((queue) => queue.isStarted)) return;
-    const queueSize = Math.max(...queues.map((queue) => queue.ring.size));
+  async prepare(session: FrontEndSession, queueCount: number, queueSize: number): Promise<void> {
+    if (this.fd !== null || !session.has('INFLIGHT_SHMFD')) return;
     const { payload, fds } = await session.link.request('GET_INFLIGHT_FD', {
       mmapSize: 0,
       mmapOffset: 0,
-      queueCount: queues.length,
+      queueCount,
       queueSize,
     });
     const fd = fds.shift();
@@ -31,10 +37,12 @@ export class FrontEndInflight {
       fd?.close();
       return;
     }
-    this.fd = fd;
+    const kept = this.keep?.(fd, payload.mmapOffset + payload.mmapSize) ?? null;
+    if (kept !== null) fd.close();
+    this.fd = kept ?? fd;
     // Back ends may leave the numbers of queues and entries out of the reply.
-    this.description = { ...payload, queueCount: queues.length, queueSize };
-    await session.link.ack('SET_INFLIGHT_FD', this.description, [fd]);
+    this.description = { ...payload, queueCount, queueSize };
+    await session.link.ack('SET_INFLIGHT_FD', this.description, [this.fd]);
   }
 
   /**
@@ -56,6 +64,27 @@ export class FrontEndInflight {
       // Another kind of back end, whose layout differs.
       this.forget();
       return false;
+    }
+  }
+
+  /** What a successor of this process needs to go on; null without. The descriptor stays ours. */
+  get stash(): StashedInflight | null {
+    const { fd, description } = this;
+    if (fd === null || description === null) return null;
+    return { fd, note: encodeRequest('SET_INFLIGHT_FD', description).subarray(HEADER_BYTES) };
+  }
+
+  /**
+   * Goes on with the memory of another process's back end; takes its descriptor over.
+   * @throws VloError VLO_PROTOCOL when the note makes no sense
+   */
+  adopt({ fd, note }: StashedInflight): void {
+    try {
+      this.description = decodeRequest('SET_INFLIGHT_FD', note, 1);
+      this.fd = fd;
+    } catch (error) {
+      fd.close();
+      throw error;
     }
   }
 

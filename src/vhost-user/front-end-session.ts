@@ -91,6 +91,15 @@ export class FrontEndSession {
    * @throws VloError VLO_BACKEND_FEATURES, or as {@link FrontEndLink.request}
    */
   async negotiate(wishes: SessionWishes, events: ChannelEvents): Promise<void> {
+    await this.explore(wishes, events);
+    await this.sendFeatures();
+  }
+
+  /**
+   * The hand-shake up to the features, which are chosen and not yet sent: all that a back end tells
+   * of itself is known then, and the features in use may still become fewer.
+   */
+  async explore(wishes: SessionWishes, events: ChannelEvents): Promise<void> {
     const { link } = this;
     link.send('SET_OWNER', {});
     this.offered = await this.word('GET_FEATURES');
@@ -106,7 +115,18 @@ export class FrontEndSession {
     if (this.has('CONFIGURE_MEM_SLOTS')) {
       this.memorySlots = Number(await this.word('GET_MAX_MEM_SLOTS'));
     }
+  }
+
+  /** Takes other features into use: those given, and what the messages need. */
+  async useFeatures(features: bigint): Promise<void> {
+    this.features = features | (this.offered & VIRTIO_FEATURE.PROTOCOL_FEATURES);
     await this.sendFeatures();
+  }
+
+  /** Has the device forget its driver, where there is a message for it. All rings are stopped. */
+  async resetDevice(): Promise<void> {
+    if (this.has('STATUS')) await this.link.ack('SET_STATUS', { value: 0n });
+    else if (this.has('RESET_DEVICE')) await this.link.ack('RESET_DEVICE', {});
   }
 
   /** Sends the features in use, and goes through the device status where it is negotiated. */

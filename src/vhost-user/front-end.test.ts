@@ -2,87 +2,20 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { acceptUnix, type Fd, listenUnix, Watch } from '../native/index.js';
 import { expectNoLeaks } from '../native/test-utils.js';
-import { type DeviceQueue, F } from '../virtio/index.js';
-import { BackEndSession } from './back-end.js';
+import { F } from '../virtio/index.js';
 import { FrontEnd } from './front-end.js';
 import type { FrontEndOptions } from './front-end-options.js';
 import { FrontEndQueue, type QueueOwner } from './front-end-queue.js';
 import { PROTOCOL_FEATURE } from './messages-constants.js';
-import { FakeDevice, FILL, until } from './test-utils.js';
-
-/** A device that can be lost as by SIGKILL: what it holds is never completed. */
-class MortalDevice extends FakeDevice {
-  isDead = false;
-
-  override async stopQueue(queue: DeviceQueue): Promise<void> {
-    if (!this.isDead) return super.stopQueue(queue);
-    this.running.get(queue)?.close();
-    this.running.delete(queue);
-  }
-}
-
-interface ServerOptions {
-  /** Protocol features that are not offered. */
-  readonly without?: bigint;
-  readonly inBand?: boolean;
-}
-
-/** Serves devices on a path, one session at a time, until {@link close}. */
-class TestServer {
-  device = new MortalDevice();
-  session: BackEndSession | null = null;
-  readonly messages: number[] = [];
-  options: ServerOptions;
-  private readonly listener: Fd;
-  private readonly watch: Watch;
-  private readonly endings: Promise<unknown>[] = [];
-
-  constructor(path: string, options: ServerOptions = {}) {
-    this.options = options;
-    this.listener = listenUnix(path);
-    this.watch = new Watch(this.listener.number, () => {
-      const socket = acceptUnix(this.listener.number);
-      if (socket !== null) this.serve(socket);
-    });
-  }
-
-  private serve(socket: Fd): void {
-    const { without = 0n, inBand = false } = this.options;
-    let ended = (): void => {};
-    this.endings.push(
-      new Promise<void>((resolve) => {
-        ended = resolve;
-      }),
-    );
-    const events = {
-      onClose: () => ended(),
-      onMessage: (from: string, bytes: Uint8Array) => {
-        if (from === 'frontEnd') this.messages.push(bytes[0]!);
-      },
-    };
-    this.session = new BackEndSession(socket, this.device, events, { inBandNotifications: inBand });
-    const { state } = this.session as unknown as { state: { offeredProtocol: bigint } };
-    state.offeredProtocol &= ~without;
-  }
-
-  /** The present device dies; the next session meets a new one. */
-  async die(successor = new MortalDevice()): Promise<void> {
-    this.device.isDead = true;
-    const dying = this.session!.close();
-    this.device = successor;
-    await dying;
-  }
-
-  async close(): Promise<void> {
-    this.watch.close();
-    this.listener.close();
-    this.device.isDead = true;
-    await this.session?.close();
-    await Promise.all(this.endings);
-  }
-}
+import {
+  type FakeDevice,
+  FILL,
+  MortalDevice,
+  type ServerOptions,
+  TestServer,
+  until,
+} from './test-utils.js';
 
 /** Places requests of one readable and one writable segment, and counts what comes back. */
 class TestOwner implements QueueOwner {

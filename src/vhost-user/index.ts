@@ -23,3 +23,5 @@ export { FrontEndQueue, type QueueOptions, type QueueOwner } from './front-end-q
 export { type InflightDescription, InflightRegion } from './inflight.js';
 export * from './messages.js';
 export * from './messages-constants.js';
+export { Relay, type RelayEvents, type RelayOptions } from './relay.js';
+export * from './relay-types.js';

@@ -32,6 +32,7 @@ const USED_INDEX = 8;
 const OLD_USED_INDEX = 9;
 const USED_WRAP_BYTE = 20;
 const OLD_USED_WRAP_BYTE = 21;
+const PACKED_HEADER_WORDS = 11;
 /** Position of both used states in 64-bit words: one store replaces them all. */
 const USED_STATES = 2;
 // Positions of entry fields: an entry starts at byte 32 * (1 + entry).
@@ -363,4 +364,16 @@ export function attachPacked(
   const fresh = new PackedTracker(part, entryCount, ring.size);
   fresh.initialize(ring.base);
   return { tracker: fresh, recovery: { base: ring.base, unfinished: [] }, isForeign };
+}
+
+/**
+ * Where the last user of a part was in its ring, as a base whose halves are equal: the back end
+ * finds what was in flight by itself. Null for a part that nobody has used.
+ */
+export function packedBaseOf(part: Uint8Array): number | null {
+  const words = new Uint16Array(part.buffer, part.byteOffset, PACKED_HEADER_WORDS);
+  if (words[VERSION] === 0) return null;
+  const wrap = part[OLD_USED_WRAP_BYTE] === 1 ? 0x8000 : 0;
+  const half = (words[OLD_USED_INDEX]! & 0x7fff) | wrap;
+  return ((half << 16) | half) >>> 0;
 }

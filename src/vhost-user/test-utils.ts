@@ -1,10 +1,12 @@
 /** For tests of the back end: guest memory, a scripted front end, and a device that does little. */
 import { assert, type VloError } from '../errors.js';
 import {
+  acceptUnix,
   consumeEvent,
   createEventFd,
   createMemfd,
   type Fd,
+  listenUnix,
   Mapping,
   socketPair,
   Watch,
@@ -389,6 +391,78 @@ export class Harness {
     const error = await this.ended;
     for (const ring of this.rings) ring.free();
     return error;
+  }
+}
+
+/** A device that can be lost as by SIGKILL: what it holds is never completed. */
+export class MortalDevice extends FakeDevice {
+  isDead = false;
+
+  override async stopQueue(queue: DeviceQueue): Promise<void> {
+    if (!this.isDead) return super.stopQueue(queue);
+    this.running.get(queue)?.close();
+    this.running.delete(queue);
+  }
+}
+
+export interface ServerOptions {
+  /** Protocol features that are not offered. */
+  readonly without?: bigint;
+  readonly inBand?: boolean;
+}
+
+/** Serves devices on a path, one session at a time, until {@link close}. */
+export class TestServer {
+  device = new MortalDevice();
+  session: BackEndSession | null = null;
+  readonly messages: number[] = [];
+  options: ServerOptions;
+  private readonly listener: Fd;
+  private readonly watch: Watch;
+  private readonly endings: Promise<unknown>[] = [];
+
+  constructor(path: string, options: ServerOptions = {}) {
+    this.options = options;
+    this.listener = listenUnix(path);
+    this.watch = new Watch(this.listener.number, () => {
+      const socket = acceptUnix(this.listener.number);
+      if (socket !== null) this.serve(socket);
+    });
+  }
+
+  private serve(socket: Fd): void {
+    const { without = 0n, inBand = false } = this.options;
+    let ended = (): void => {};
+    this.endings.push(
+      new Promise<void>((resolve) => {
+        ended = resolve;
+      }),
+    );
+    const events = {
+      onClose: () => ended(),
+      onMessage: (from: string, bytes: Uint8Array) => {
+        if (from === 'frontEnd') this.messages.push(bytes[0]!);
+      },
+    };
+    this.session = new BackEndSession(socket, this.device, events, { inBandNotifications: inBand });
+    const { state } = this.session as unknown as { state: { offeredProtocol: bigint } };
+    state.offeredProtocol &= ~without;
+  }
+
+  /** The present device dies; the next session meets a new one. */
+  async die(successor = new MortalDevice()): Promise<void> {
+    this.device.isDead = true;
+    const dying = this.session!.close();
+    this.device = successor;
+    await dying;
+  }
+
+  async close(): Promise<void> {
+    this.watch.close();
+    this.listener.close();
+    this.device.isDead = true;
+    await this.session?.close();
+    await Promise.all(this.endings);
   }
 }
 

@@ -29,8 +29,11 @@ export const F = {
   RING_PACKED: 1n << 34n,
   IN_ORDER: 1n << 35n,
   ORDER_PLATFORM: 1n << 36n,
+  SR_IOV: 1n << 37n,
   NOTIFICATION_DATA: 1n << 38n,
+  NOTIF_CONFIG_DATA: 1n << 39n,
   RING_RESET: 1n << 40n,
+  ADMIN_VQ: 1n << 41n,
 } as const;
 
 /** Bits of the device status field (section 2.1). */
