@@ -136,6 +136,16 @@ export const ERROR_TABLE = {
     exitStatus: 1,
     summary: 'The transport asked for is not there, or cannot serve this type of device.',
   },
+  VLO_DEVICE_IN_USE: {
+    exitStatus: 1,
+    summary: 'A living adapter has a device of that name: end it, or choose another name.',
+  },
+  VLO_DEVICE_MISMATCH: {
+    exitStatus: 1,
+    summary:
+      'The kernel has a device of that name which this back end cannot serve; the message says what ' +
+      'differs. It goes away by itself when its time for a takeover is over.',
+  },
   VLO_FUSE_UNAVAILABLE: {
     exitStatus: 1,
     summary: 'FUSE cannot be used here; the message says what is missing and how to add it.',
@@ -143,6 +153,18 @@ export const ERROR_TABLE = {
   VLO_DEMO_FAILED: {
     exitStatus: 1,
     summary: 'A step of the demonstration did not verify; the message says which.',
+  },
+  VLO_BENCH_UNAVAILABLE: {
+    exitStatus: 1,
+    summary: 'Nothing of what is to be measured is on this machine; the message says what adds it.',
+  },
+  VLO_BENCH_FAILED: {
+    exitStatus: 1,
+    summary: 'A measurement could not be made or finished; the message, and the report, say which.',
+  },
+  VLO_BENCH_RESULT: {
+    exitStatus: 2,
+    summary: 'A file that a report is to be made from is no result of `vlo bench transports`.',
   },
   VLO_CLOSED: { exitStatus: 1, summary: 'The object was closed before the operation finished.' },
 } as const satisfies Record<string, ErrorEntry>;

@@ -1,12 +1,24 @@
 /** `vlo attach TYPE`: the adapter alone, for a back end that somebody else runs. */
 import { mkdirSync, mkdtempSync, rmdirSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { attach, TRANSPORT_CHOICES, type TransportChoice } from '../adapter/attach.js';
-import { DEVICES } from '../devices/catalog.js';
+import {
+  ATTACHABLE_TYPES,
+  attach,
+  chooseTransport,
+  TRANSPORT_CHOICES,
+  type TransportChoice,
+} from '../adapter/attach.js';
 import { VloError } from '../errors.js';
 import { unmountFuse } from '../fuse/index.js';
+import { parseSize } from '../hal/config-values.js';
 import { defaultRunDirectory } from '../hal/run-directory.js';
 import { becomeIoFlusher, notifyServiceManager } from '../native/index.js';
+import {
+  type AttachOptions,
+  type KernelOptions,
+  PORT_MEMORIES,
+  type TransportName,
+} from '../transports/attachment.js';
 import { log, waitForSignal } from './output.js';
 
 export interface AttachCommandOptions {
@@ -14,11 +26,54 @@ export interface AttachCommandOptions {
   readonly transport: string;
   readonly name?: string;
   readonly runDir?: string;
+  readonly memory?: string;
+  readonly poolSize?: string;
+  readonly packed?: boolean;
+  readonly queueSize?: string;
+  readonly takeover?: string;
+}
+
+/** A whole number in a range. */
+function wholeNumber(flag: string, text: string, min: number, max: number): number {
+  const value = /^\d{1,9}$/.test(text) ? Number(text) : -1;
+  if (value >= min && value <= max) return value;
+  throw new VloError(
+    'VLO_USAGE',
+    `${flag} takes a whole number from ${min} to ${max}, not '${text}'`,
+  );
+}
+
+/** What goes to a kernel transport. */
+function kernelOptions(options: AttachCommandOptions): KernelOptions {
+  const { memory, poolSize, packed, queueSize, takeover } = options;
+  const known = PORT_MEMORIES.find((name) => name === memory);
+  if (memory !== undefined && known === undefined) {
+    const memories = PORT_MEMORIES.join(' or ');
+    throw new VloError('VLO_USAGE', `--memory takes ${memories}, not '${memory}'`);
+  }
+  const pool = poolSize === undefined ? null : parseSize(poolSize);
+  if (poolSize !== undefined && pool === null) {
+    throw new VloError(
+      'VLO_USAGE',
+      `--pool-size takes bytes or a size as 64MiB, not '${poolSize}'`,
+    );
+  }
+  return {
+    ...(known === undefined ? {} : { memory: known }),
+    ...(pool === null ? {} : { poolSize: pool }),
+    ...(packed === undefined ? {} : { packed }),
+    ...(queueSize === undefined
+      ? {}
+      : { queueSize: wholeNumber('--queue-size', queueSize, 2, 1024) }),
+    ...(takeover === undefined
+      ? {}
+      : { takeoverMs: wholeNumber('--takeover', takeover, 0, 600) * 1000 }),
+  };
 }
 
 function checkOptions(type: string, { backend, transport, name }: AttachCommandOptions) {
-  if (!DEVICES.some((device) => device.name === type)) {
-    const types = DEVICES.map((device) => device.name).join(', ');
+  if (!ATTACHABLE_TYPES.includes(type)) {
+    const types = ATTACHABLE_TYPES.join(', ');
     throw new VloError('VLO_DEVICE_UNKNOWN', `there is no device type '${type}'; types: ${types}`);
   }
   if (backend === undefined) {
@@ -62,10 +117,31 @@ async function makeFolder(runDir: string, type: string, name: string | undefined
   }
 }
 
+/** A name that no other device has: of those that the kernel has, and of the folders. */
+const freeName = (type: string): string => `${type}-${process.pid}`;
+
 /** @throws VloError as options, back end and transport are */
 export async function attachCommand(type: string, options: AttachCommandOptions): Promise<void> {
   const { backend, choice } = checkOptions(type, options);
+  const kernel = kernelOptions(options);
+  const transport = chooseTransport(choice as TransportChoice, type);
+  if (transport !== 'user') {
+    await attachUntilSignal(transport, {
+      ...{ name: options.name ?? freeName(type), type, socket: backend, folder: '', kernel, log },
+    });
+    return;
+  }
   const folder = await makeFolder(options.runDir ?? defaultRunDirectory(), type, options.name);
+  try {
+    const name = options.name ?? type;
+    await attachUntilSignal(transport, { name, type, socket: backend, folder, log });
+  } finally {
+    rmdirSync(folder);
+  }
+}
+
+/** Stays with the device until a signal comes, or nothing serves it any more. */
+async function attachUntilSignal(transport: TransportName, options: AttachOptions): Promise<void> {
   const interrupted = waitForSignal();
   let fail: (error: VloError) => void = () => {};
   const failed = new Promise<never>((_, reject) => {
@@ -73,22 +149,19 @@ export async function attachCommand(type: string, options: AttachCommandOptions)
   });
   failed.catch(() => {});
   becomeIoFlusher();
+  const attachment = await attach(transport, {
+    ...options,
+    onState: (state, error) => {
+      if (state === 'failed' && error !== null) fail(error);
+    },
+  });
   try {
-    const attachment = await attach(choice as TransportChoice, {
-      ...{ name: options.name ?? type, type, socket: backend, folder, log },
-      onState: (state, error) => {
-        if (state === 'failed' && error !== null) fail(error);
-      },
-    });
-    try {
-      const { presentation, note } = attachment;
-      log(`${type}: ready${presentation === null ? ` (${note})` : ` at ${presentation}`}`);
-      notifyServiceManager('READY=1');
-      await Promise.race([interrupted, failed]);
-    } finally {
-      await attachment.close();
-    }
+    const { presentation, note } = attachment;
+    const where = presentation === null ? ` (${note})` : ` at ${presentation}`;
+    log(`${options.type}: ready${where}`);
+    notifyServiceManager('READY=1');
+    await Promise.race([interrupted, failed]);
   } finally {
-    rmdirSync(folder);
+    await attachment.close();
   }
 }

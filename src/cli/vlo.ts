@@ -77,7 +77,12 @@ async function addCommands(program: Command): Promise<void> {
     .argument('<type>', 'type of the device')
     .option('--backend <path>', 'socket of the back end (required)')
     .option('--transport <name>', 'auto, loopback, vduse or user', 'auto')
-    .option('--name <name>', 'name of its folder in the run directory')
+    .option('--name <name>', 'name of the device, and of its folder in the run directory')
+    .option('--memory <how>', "'bounce' copies buffers, 'direct' shares all memory of this machine")
+    .option('--pool-size <size>', 'memory for rings and copied buffers, such as 64MiB')
+    .option('--packed', 'offer the packed ring layout')
+    .option('--queue-size <entries>', 'entries of each queue, a power of two')
+    .option('--takeover <seconds>', 'how long requests wait for another adapter (default: 30)')
     .option(RUN_DIR_FLAGS, RUN_DIR_HELP)
     .action(async (type, options) => (await import('./attach.js')).attachCommand(type, options));
   program
@@ -88,12 +93,16 @@ async function addCommands(program: Command): Promise<void> {
     .action(async (options) => (await import('./demo.js')).demo(options));
   if (wanted === 'serve' || isHelp(wanted)) (await import('./serve.js')).addServe(program);
   if (wanted === 'doctor' || isHelp(wanted)) (await import('./doctor.js')).addDoctor(program);
+  if (wanted === 'bench' || isHelp(wanted)) {
+    (await import('./bench.js')).addBench(program, packageVersion());
+  }
 }
 
 /** True where all commands have to be there: for help, and to name them in an error. */
 function isHelp(wanted: string | undefined): boolean {
   return (
-    wanted === undefined || !/^(serve|doctor|up|down|status|restart|attach|demo)$/.test(wanted)
+    wanted === undefined ||
+    !/^(serve|doctor|bench|up|down|status|restart|attach|demo)$/.test(wanted)
   );
 }
 

@@ -2,8 +2,10 @@
 import { resolve } from 'node:path';
 import * as v from 'valibot';
 import { isMap, isSeq } from 'yaml';
-import { TRANSPORT_CHOICES, type TransportChoice } from '../adapter/attach.js';
+import { ATTACHABLE_TYPES, TRANSPORT_CHOICES, type TransportChoice } from '../adapter/attach.js';
+import { assert } from '../errors.js';
 import { type AnyDeviceDefinition, POLL_US_MAX } from '../kit/index.js';
+import { type KernelOptions, PORT_MEMORIES } from '../transports/attachment.js';
 import {
   type ConfigDocument,
   describeValue,
@@ -33,9 +35,15 @@ const SIZE_DOMAIN = 'a whole number of bytes with or without a unit (64MiB, 1G, 
 const RESTART_DEFAULT: RestartLimit = { limit: 20, withinMs: 60_000 };
 const RESTART_LIMIT_MAX = 1_000_000;
 const RESTART_WITHIN_MAX_MS = 24 * 3_600_000;
+const QUEUE_SIZE_MAX = 1024;
+const POOL_MIN = 2 ** 20;
+const POOL_MAX = 2 ** 30;
+const POOL_STEP = 2 ** 16;
+const TAKEOVER_MAX_MS = 600_000;
 
 /** Keys of every device, and those that go with a device of this package only. */
-const SHARED_KEYS = ['type', 'transport', 'restart', 'backend', 'command'];
+const KERNEL_KEYS = ['memory', 'pool', 'packed', 'queue-size', 'takeover'];
+const SHARED_KEYS = ['type', 'transport', 'restart', 'backend', 'command', ...KERNEL_KEYS];
 const RUN_KEYS = ['packed', 'in-order', 'poll-us'];
 const IMAGE_KEYS = ['image', 'size'];
 
@@ -55,7 +63,7 @@ const TYPE_DOMAINS: Readonly<Record<string, string>> = {
 function ownKeys(definition: AnyDeviceDefinition): string[] {
   const options = Object.keys(definition.options.entries).map(kebabCase);
   const image = options.includes(kebabCase(IMAGE_OPTION)) ? IMAGE_KEYS : [];
-  return ['group', ...image, ...options, ...RUN_KEYS];
+  return ['group', ...image, ...options, 'in-order', 'poll-us'];
 }
 
 function domainOf(issue: v.BaseIssue<unknown>): string {
@@ -103,15 +111,19 @@ export class DeviceReader {
       return null;
     }
     const keys = new Map(this.document.entries(device.node).map((entry) => [entry.key, entry]));
-    const definition = this.definition(device, keys);
+    const foreign = this.foreignType(keys);
+    const definition = foreign === null ? this.definition(device, keys) : null;
     this.checkKeys(keys, definition);
     const transport = this.transport(keys.get('transport'));
     const restart = this.restart(keys.get('restart'));
-    if (definition === null) return null;
+    const kernel = this.kernel(keys);
+    const type = foreign ?? definition?.name;
+    if (type === undefined) return null;
     return {
       name: device.key,
-      type: definition.name,
+      type,
       transport,
+      kernel,
       group: this.group(keys.get('group')),
       ...this.source(device, keys, definition),
       restart,
@@ -131,6 +143,15 @@ export class DeviceReader {
     this.problems.add('VLO_CONFIG_VALUE', position, message);
   }
 
+  /** A type that this package has no device of, and that others' back ends may be of. */
+  private foreignType(keys: ReadonlyMap<string, Entry>): string | null {
+    const entry = keys.get('type');
+    const type = entry === undefined ? null : scalarOf(entry);
+    if (!keys.has('backend') && !keys.has('command')) return null;
+    if (typeof type !== 'string' || this.definitions.some(({ name }) => name === type)) return null;
+    return ATTACHABLE_TYPES.includes(type) ? type : null;
+  }
+
   private definition(device: Entry, keys: ReadonlyMap<string, Entry>): AnyDeviceDefinition | null {
     const types = this.definitions.map(({ name }) => name);
     const entry = keys.get('type');
@@ -148,7 +169,12 @@ export class DeviceReader {
     const definition = this.definitions.find(({ name }) => name === type);
     if (definition !== undefined) return definition;
     const guess = nearest(type, types);
-    const hint = guess === null ? '' : `did you mean '${guess}'? `;
+    const isOthers = ATTACHABLE_TYPES.includes(type);
+    const hint = isOthers
+      ? "others' are given by 'backend' or 'command'; "
+      : guess === null
+        ? ''
+        : `did you mean '${guess}'? `;
     const message = `there is no device type ${quoted(type)}; ${hint}types: ${types.join(', ')}`;
     this.problems.add('VLO_DEVICE_UNKNOWN', entry.position, message);
     return null;
@@ -256,6 +282,38 @@ export class DeviceReader {
     return null;
   }
 
+  /** What a kernel transport is told. */
+  private kernel(keys: ReadonlyMap<string, Entry>): KernelOptions {
+    const given = KERNEL_KEYS.map((key) => keys.get(key));
+    const [memory, pool, packed, queueSize, takeover] = given;
+    const kernel: { -readonly [K in keyof KernelOptions]: KernelOptions[K] } = {};
+    if (memory !== undefined) {
+      const known = PORT_MEMORIES.find((name) => name === scalarOf(memory));
+      if (known === undefined) this.wrongValue(memory, `${PORT_MEMORIES.join(' or ')} is needed`);
+      else kernel.memory = known;
+    }
+    if (pool !== undefined) {
+      const size = parseSize(scalarOf(pool));
+      if (size === null || size % POOL_STEP !== 0 || size > POOL_MAX || size < POOL_MIN) {
+        this.wrongValue(pool, 'a size from 1MiB to 1GiB, in steps of 64KiB, is needed');
+      } else kernel.poolSize = size;
+    }
+    if (packed !== undefined) kernel.packed = this.flag(packed) ?? false;
+    if (queueSize !== undefined) {
+      const size = this.wholeNumber(queueSize, QUEUE_SIZE_MAX);
+      const isPower = size !== null && size >= 2 && (size & (size - 1)) === 0;
+      if (isPower) kernel.queueSize = size;
+      else if (size !== null) this.wrongValue(queueSize, 'a power of two from 2 is needed');
+    }
+    if (takeover !== undefined) {
+      const ms = scalarOf(takeover) === 0 ? 0 : parseDuration(scalarOf(takeover));
+      if (ms !== null && ms <= TAKEOVER_MAX_MS) kernel.takeoverMs = ms;
+      else
+        this.wrongValue(takeover, '0, or a whole number with ms, s or min up to 10min, is needed');
+    }
+    return kernel;
+  }
+
   private flag(entry: Entry): boolean | null {
     const value = scalarOf(entry);
     if (typeof value === 'boolean') return value;
@@ -278,7 +336,7 @@ export class DeviceReader {
   private source(
     device: Entry,
     keys: ReadonlyMap<string, Entry>,
-    definition: AnyDeviceDefinition,
+    definition: AnyDeviceDefinition | null,
   ): Pick<DeviceConfig, 'source' | 'image'> {
     const [backend, command] = [keys.get('backend'), keys.get('command')];
     if (command !== undefined) {
@@ -288,6 +346,7 @@ export class DeviceReader {
     if (backend !== undefined) {
       return { source: { kind: 'backend', socket: this.path(backend) ?? '' }, image: null };
     }
+    assert(definition !== null, 'a device of another package has a back end');
     const options = this.options(device, keys, definition);
     const source: DeviceSource = { kind: 'own', options, run: this.run(keys) };
     return { source, image: this.image(keys, options) };

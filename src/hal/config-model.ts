@@ -1,6 +1,7 @@
 /** What a `hal.yaml` says, once it is read: plain data, checked, with absolute paths. */
 import type { TransportChoice } from '../adapter/attach.js';
 import type { RunOptions } from '../kit/index.js';
+import type { KernelOptions } from '../transports/attachment.js';
 import type { Position } from './config-problems.js';
 
 /** Restarts of a device process: more than `limit` deaths within `withinMs` and it is given up. */
@@ -46,6 +47,8 @@ export interface DeviceConfig {
   readonly type: string;
   /** How a driver is to meet it. */
   readonly transport: TransportChoice;
+  /** What a kernel transport is told. */
+  readonly kernel: KernelOptions;
   /** Devices of ours with the same group are served by one process. */
   readonly group: string | null;
   readonly source: DeviceSource;

@@ -61,6 +61,7 @@ describe('a valid file', () => {
       name: 'disk0',
       type: 'blk',
       transport: 'auto',
+      kernel: {},
       group: null,
       source: {
         kind: 'own',
@@ -231,7 +232,8 @@ describe('a key of a device', () => {
     [
       'type: rng, readOnly: true',
       "2:19 VLO_CONFIG_KEY unknown key 'readOnly'; keys: type, transport, restart, backend, " +
-        'command, group, filename, max-bytes, period, packed, in-order, poll-us',
+        'command, memory, pool, packed, queue-size, takeover, group, filename, max-bytes, period, ' +
+        'in-order, poll-us',
     ],
     ['tpye: rng', "2:8 VLO_CONFIG_KEY unknown key 'tpye'; did you mean 'type'?"],
     ['period: 1', "2:3 VLO_CONFIG_KEY 'a': 'type' is missing; types: blk, rng"],

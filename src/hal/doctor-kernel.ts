@@ -1,4 +1,7 @@
 /** Checks of the transports that end at the kernel's own virtio drivers. */
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { VLO } from '../transports/loopback/uapi.js';
 import type { Check, Finding } from './doctor.js';
 import {
   asRoot,
@@ -14,14 +17,35 @@ import { findProgram, type Machine, moduleState } from './doctor-machine.js';
 const LOOPBACK = '/dev/virtio-loopback';
 const VDUSE = '/dev/vduse/control';
 
+/** The folder with the module's source, as it was installed with this program. */
+const SOURCE = join(dirname(dirname(dirname(fileURLToPath(import.meta.url)))), 'kernel');
+
+/** Builds the module for the running kernel, and loads it. */
+function buildCommand(machine: Machine, unload: boolean): string {
+  const load = `${unload ? 'rmmod virtio_loopback && ' : ''}insmod ${SOURCE}/virtio_loopback.ko`;
+  return asRoot(machine, `sh -c 'make -C ${SOURCE} && ${load}'`);
+}
+
 function probeLoopback(machine: Machine): Finding {
   const error = machine.tryOpen(LOOPBACK);
-  if (error === null) return yes(LOOPBACK);
   if (error === 'EACCES') {
     return no(`${LOOPBACK}: no permission (EACCES)`, asRoot(machine, 'vlo up'));
   }
+  if (error === null) return probeVersion(machine);
   if (error !== 'ENOENT') return no(`${LOOPBACK} cannot be opened (${error})`);
-  return no(`${LOOPBACK} is not there; the module is not shipped yet in this version`);
+  if (moduleState(machine, 'virtio_loopback') === 'loadable') {
+    return no(`${LOOPBACK} is not there (ENOENT)`, loadCommand(machine, 'virtio_loopback'));
+  }
+  const why = `${LOOPBACK} is not there (ENOENT), and the module is not installed`;
+  return no(why, buildCommand(machine, false));
+}
+
+/** The first number of the module's version is that of its interface. */
+function probeVersion(machine: Machine): Finding {
+  const version = machine.readText('/sys/module/virtio_loopback/version')?.trim() ?? 'unknown';
+  if (version.split('.')[0] === `${VLO.ABI_VERSION}`) return yes(`${LOOPBACK}, module ${version}`);
+  const wanted = `this program needs ${VLO.ABI_VERSION}.x`;
+  return no(`the module is of version ${version}; ${wanted}`, buildCommand(machine, true));
 }
 
 function probeVduse(machine: Machine): Finding {

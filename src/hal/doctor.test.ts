@@ -28,6 +28,7 @@ function fakeMachine(changes: Fake = {}): Machine {
     '/proc/filesystems': 'nodev\tproc\nnodev\tfuse\nnodev\tfusectl\n',
     '/sys/module/fuse/parameters/enable_uring': 'Y\n',
     [MODULES]: 'kernel/fs/fuse/fuse.ko.xz:\nkernel/drivers/block/loop.ko:\n',
+    '/sys/module/virtio_loopback/version': '1.0\n',
     ...files,
   };
   return {
@@ -303,10 +304,26 @@ describe('the kernel transports', () => {
       files: { [MODULES]: names.map((n) => `kernel/${n}.ko:\n`).join('') },
     });
 
-  test('our module is not shipped yet', async () => {
-    const result = await resultOn(fakeMachine({ openErrors }), 'loopback');
-    expect(result).toMatchObject({ state: 'no', command: null });
-    expect(result.detail).toContain('not shipped yet');
+  test('our module is built, or loaded', async () => {
+    const absent = await resultOn(fakeMachine({ openErrors }), 'loopback');
+    expect(absent).toMatchObject({ state: 'no' });
+    expect(absent.command).toMatch(/make -C \S+\/kernel && insmod \S+\/virtio_loopback\.ko/);
+    const installed = await resultOn(onModules('virtio_loopback'), 'loopback');
+    expect(installed).toMatchObject({ state: 'no', command: 'sudo modprobe virtio_loopback' });
+  });
+
+  test('our module is there, of this version or another', async () => {
+    const withVersion = (version: string): Machine =>
+      fakeMachine({ files: { '/sys/module/virtio_loopback/version': `${version}\n` } });
+    expect(await resultOn(withVersion('1.3'), 'loopback')).toMatchObject({
+      state: 'yes',
+      detail: '/dev/virtio-loopback, module 1.3',
+      command: null,
+    });
+    const other = await resultOn(withVersion('2.0'), 'loopback');
+    expect(other.state).toBe('no');
+    expect(other.detail).toContain('2.0');
+    expect(other.command).toContain('rmmod virtio_loopback');
   });
 
   test('VDUSE can be loaded, or the kernel comes without a part of it', async () => {

@@ -100,6 +100,7 @@ export class HalDevice {
       type: config.type,
       socket: context.socket,
       folder: context.folder,
+      kernel: config.kernel,
       log: context.log,
       onState: (state, error) => {
         if (state === 'failed' && error !== null) this.givenUp(error);

@@ -58,6 +58,12 @@ export function readInto(fd: number, address: number, size: number): number {
   return result >= 0 ? result : -lastErrno();
 }
 
+/** Writes `size` bytes of memory at `address`; result as {@link preadv}. */
+export function writeFrom(fd: number, address: number, size: number): number {
+  const result = libc.write(fd, address, size);
+  return result >= 0 ? result : -lastErrno();
+}
+
 /** Reads into `count` segments of an iovec list at `address`; result as {@link preadv}. */
 export function readVector(fd: number, address: number, count: number): number {
   const result = libc.readv(fd, address, count);

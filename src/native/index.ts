@@ -8,6 +8,7 @@ export { ERRNO, errnoName } from './libc.js';
 export * from './mapping.js';
 export * from './memfd.js';
 export * from './mount.js';
+export * from './netlink.js';
 export * from './notify.js';
 export * from './process.js';
 export * from './unix-socket.js';

@@ -1,7 +1,7 @@
 /**
  * The C library through koffi: the only declarations of foreign functions in the project.
  *
- * Pointers travel as numbers (user-space addresses are below 2^47), so that a call converts no
+ * Pointers travel as numbers (user-space addresses are below 2^53), so that a call converts no
  * object and allocates nothing. Functions that take memory work on {@link NativeBuffer}s, whose
  * address is known, or on addresses of a {@link Mapping}.
  */

@@ -34,8 +34,8 @@ function mapMemory(
   offset: number,
 ): number {
   const address = libc.mmap(fixedAddress, size, protection, flags, fd, offset);
-  // MAP_FAILED is all ones; as an unsigned value it is no address below 2^47 (koffi: a BigInt).
-  if (typeof address !== 'number' || address >= 2 ** 47) {
+  // MAP_FAILED is all ones: as an unsigned value beyond what a number can hold (koffi: a BigInt).
+  if (!Number.isSafeInteger(address)) {
     throw new SystemError('mmap', errnoName(lastErrno()), `${size} bytes`);
   }
   return address;

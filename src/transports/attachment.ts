@@ -14,8 +14,29 @@ export type AttachmentState =
   /** Nothing will be served any more; requests fail. */
   | 'failed';
 
+/**
+ * How a device behind a kernel transport reaches buffers: copied to and from a pool that is all it
+ * sees of the host (`bounce`), or in place, with all of the host's memory in its reach (`direct`).
+ */
+export type PortMemory = 'bounce' | 'direct';
+export const PORT_MEMORIES: readonly PortMemory[] = ['bounce', 'direct'];
+
+/** What a kernel transport may be told; the user transport knows none of it. */
+export interface KernelOptions {
+  /** Default: `bounce`. */
+  readonly memory?: PortMemory;
+  /** Bytes of the pool for rings and bounced buffers; default: by the type. */
+  readonly poolSize?: number;
+  /** Offer the packed ring layout also with `bounce`. */
+  readonly packed?: boolean;
+  /** Entries of each queue, a power of two; default: by the type. */
+  readonly queueSize?: number;
+  /** Time in ms that requests wait for another adapter when this one dies; default 30,000. */
+  readonly takeoverMs?: number;
+}
+
 export interface AttachOptions {
-  /** Name of the device, for messages. */
+  /** Name of the device: for messages, and in the kernel for an adapter that takes over. */
   readonly name: string;
   /** Type of the device: `blk`. */
   readonly type: string;
@@ -23,6 +44,7 @@ export interface AttachOptions {
   readonly socket: string;
   /** Folder, there already and empty, for what the user transport shows. */
   readonly folder: string;
+  readonly kernel?: KernelOptions;
   /** Longest time of looking at the rings before sleeping, in µs. */
   readonly pollUs?: number;
   /** Time in ms after which a back end that was lost is given up; default: never. */

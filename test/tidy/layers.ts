@@ -17,6 +17,7 @@ export const LAYERS: readonly string[] = [
   'transports',
   'adapter',
   'hal',
+  'evaluate',
   'cli',
   'index',
 ];

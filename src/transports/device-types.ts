@@ -1,0 +1,181 @@
+/**
+ * What an adapter has to know of a type of device to show it to a kernel: its id, its config space,
+ * how many queues its driver will ask for. From virtio 1.3, chapter 5, and Linux's drivers; the
+ * devices themselves are back ends that anybody may have written.
+ */
+import { createHash } from 'node:crypto';
+import { VIRTIO_ID } from '../virtio/index.js';
+
+const MIB = 2 ** 20;
+
+/** Bytes of pool for a type that is not slow or small. */
+const POOL_SIZE = 16 * MIB;
+/** Entries of a queue where a type has no other habit: what most back ends are written for. */
+const QUEUE_SIZE = 64;
+
+/** A field of config space that says how many queues there are. */
+interface CountField {
+  readonly offset: number;
+  readonly size: 2 | 4;
+  /** The field counts units of this many queues. */
+  readonly queuesEach: number;
+  /** Queues besides. */
+  readonly queuesMore: number;
+  /** Feature without which the field means nothing, and stands for 1. */
+  readonly feature: bigint;
+}
+
+export interface DeviceType {
+  readonly name: string;
+  readonly deviceId: number;
+  /** Bytes of config space, as the features have it. */
+  configSize(features: bigint): number;
+  /** Queues of a device without {@link DeviceType.count}. */
+  readonly queues: number;
+  readonly count: CountField | null;
+  readonly queueSize: number;
+  readonly poolSize: number;
+  /** Features of the type that need a front end of their own, and are not offered here. */
+  readonly refused: bigint;
+  /** Config space where the back end has none, and the features that go with it. */
+  readonly substitute: ((name: string) => { config: Uint8Array; features: bigint }) | null;
+  /** Fields that a driver writes to set something, and the feature by which it may. */
+  readonly writable: readonly { offset: number; size: number; feature: bigint }[];
+  /** Writes to config space choose what reads show: the back end is asked after each of them. */
+  readonly isConfigWindow: boolean;
+}
+
+const bits = (...numbers: number[]): bigint =>
+  numbers.reduce((mask, bit) => mask | (1n << BigInt(bit)), 0n);
+
+const BLK_CONFIG_WCE = bits(11);
+const BLK_MQ = bits(12);
+const BLK_SECURE_ERASE = bits(16);
+const BLK_ZONED = bits(17);
+const NET_MAC = bits(5);
+const CONSOLE_MULTIPORT = bits(1);
+const SOUND_CTLS = bits(0);
+
+/**
+ * All that needs the control queue of a network device, which vhost-user has no messages for, and
+ * STATUS, which the front end would have to make up.
+ */
+const NET_REFUSED = bits(2, 16, 17, 18, 19, 20, 21, 22, 23, 53, 57, 60);
+
+/** A MAC address of one's own (locally administered), the same for the same name. */
+function macOf(name: string): Uint8Array {
+  const mac = Uint8Array.from(createHash('sha256').update(name).digest().subarray(0, 6));
+  mac[0] = (mac[0]! & 0xfc) | 0x02;
+  return mac;
+}
+
+function netSubstitute(name: string): { config: Uint8Array; features: bigint } {
+  const config = new Uint8Array(24);
+  config.set(macOf(name));
+  return { config, features: NET_MAC };
+}
+
+/** A file system without a config space of its own is known by the device's name. */
+function fsSubstitute(name: string): { config: Uint8Array; features: bigint } {
+  const config = new Uint8Array(40);
+  config.set(new TextEncoder().encode(name).subarray(0, 36));
+  config[36] = 1;
+  return { config, features: 0n };
+}
+
+type Traits = Partial<Omit<DeviceType, 'name' | 'deviceId' | 'configSize'>> & {
+  readonly id: number;
+  readonly config: number | ((features: bigint) => number);
+};
+
+/** virtio's id of types that Linux and vhost-user know and this package has no name for. */
+const ID = { ...VIRTIO_ID, rtc: 17, scmi: 32 };
+
+const TRAITS: Readonly<Record<string, Traits>> = {
+  net: {
+    ...{ id: ID.net, config: 24, queues: 2, queueSize: 256 },
+    ...{ refused: NET_REFUSED, substitute: netSubstitute },
+  },
+  blk: {
+    id: ID.blk,
+    config: (features) => {
+      if ((features & BLK_ZONED) !== 0n) return 96;
+      return (features & BLK_SECURE_ERASE) !== 0n ? 72 : 60;
+    },
+    ...{ queueSize: 256, poolSize: 64 * MIB },
+    count: { offset: 34, size: 2, queuesEach: 1, queuesMore: 0, feature: BLK_MQ },
+    writable: [{ offset: 32, size: 1, feature: BLK_CONFIG_WCE }],
+  },
+  console: {
+    ...{ id: ID.console, config: 12 },
+    // The first port has its queues with or without the field; control queues come with it.
+    count: { offset: 4, size: 4, queuesEach: 2, queuesMore: 2, feature: CONSOLE_MULTIPORT },
+    queues: 2,
+  },
+  rng: { id: ID.rng, config: 0, poolSize: MIB },
+  scsi: {
+    ...{ id: ID.scsi, config: 36, queueSize: 128, poolSize: 64 * MIB },
+    count: { offset: 0, size: 4, queuesEach: 1, queuesMore: 2, feature: 0n },
+  },
+  gpu: { id: ID.gpu, config: 16, queues: 2, poolSize: 64 * MIB },
+  rtc: { id: ID.rtc, config: 0, poolSize: MIB },
+  input: { id: ID.input, config: 136, queues: 2, poolSize: MIB, isConfigWindow: true },
+  vsock: { id: ID.vsock, config: 8, queues: 3, queueSize: 128 },
+  crypto: {
+    ...{ id: ID.crypto, config: 56 },
+    count: { offset: 4, size: 4, queuesEach: 1, queuesMore: 1, feature: 0n },
+  },
+  sound: {
+    ...{ id: ID.sound, queues: 4 },
+    config: (features) => ((features & SOUND_CTLS) !== 0n ? 16 : 12),
+  },
+  fs: {
+    ...{ id: ID.fs, config: 40, queueSize: 128, substitute: fsSubstitute },
+    count: { offset: 36, size: 4, queuesEach: 1, queuesMore: 1, feature: 0n },
+    // Notifications of the file system and its shared memory have no way through here.
+    refused: bits(0),
+  },
+  scmi: { id: ID.scmi, config: 0, queues: 2, poolSize: MIB },
+  i2c: { id: ID.i2c, config: 0, poolSize: MIB },
+  can: { id: ID.can, config: 2, queues: 3, poolSize: 4 * MIB },
+  gpio: { id: ID.gpio, config: 8, queues: 2, poolSize: MIB },
+};
+
+function complete(name: string, { id, config, ...traits }: Traits): DeviceType {
+  return {
+    name,
+    deviceId: id,
+    configSize: typeof config === 'number' ? () => config : config,
+    ...{ queues: 1, count: null, queueSize: QUEUE_SIZE, poolSize: POOL_SIZE },
+    ...{ refused: 0n, substitute: null, writable: [], isConfigWindow: false },
+    ...traits,
+  };
+}
+
+/** The types of devices that a kernel transport can show, by name. */
+export const DEVICE_TYPES: ReadonlyMap<string, DeviceType> = new Map(
+  Object.entries(TRAITS).map(([name, traits]) => [name, complete(name, traits)]),
+);
+
+/**
+ * How many queues the driver will ask for, at most `max`; where config space promises more, it is
+ * changed to promise that many.
+ */
+export function planQueues(
+  type: DeviceType,
+  features: bigint,
+  config: Uint8Array,
+  max: number,
+): number {
+  const { count } = type;
+  if (count === null) return type.queues;
+  if ((features & count.feature) !== count.feature) return type.queues;
+  const { offset, size, queuesEach, queuesMore } = count;
+  const view = new DataView(config.buffer, config.byteOffset, config.byteLength);
+  const promised = size === 2 ? view.getUint16(offset, true) : view.getUint32(offset, true);
+  const unitsMax = Math.floor((max - queuesMore) / queuesEach);
+  const units = Math.max(1, Math.min(promised, unitsMax));
+  if (size === 2) view.setUint16(offset, units, true);
+  else view.setUint32(offset, units, true);
+  return units * queuesEach + queuesMore;
+}
