@@ -165,9 +165,8 @@ export default async function smoke() {
   for (const memory of memories) {
     const words = [...LOOPBACK, '--memory', memory];
     await slowCheck(`blk over loopback, ${memory}`, () => useDisk('ours', words));
-    if (!IS_FOREIGN || memory === memories[0]) {
-      await slowCheck(`blk of qemu-storage-daemon, ${memory}`, () => useDisk('qemu', words));
-    }
+    if (IS_FOREIGN && memory !== memories[0]) continue;
+    await slowCheck(`blk of qemu-storage-daemon, ${memory}`, () => useDisk('qemu', words));
     await slowCheck(`rng over loopback, ${memory}`, () => useRng(words));
   }
   if (!HAS_BOUNCE) {
@@ -189,7 +188,7 @@ export default async function smoke() {
     await modprobe('virtio_vdpa');
     return useDisk('ours', ['--transport', 'vduse']);
   });
-  await slowCheck('I/O goes on while the adapter is stopped', stopAdapter);
+  if (!IS_FOREIGN) await slowCheck('I/O goes on while the adapter is stopped', stopAdapter);
   await slowCheck('vlo up brings all up over loopback', bringUp);
   await slowCheck('no device is left, and the module goes', async () => {
     await waitForNoDevices();
