@@ -101,8 +101,9 @@
 
 /* Memory that user space can map. It lives as long as its file. */
 struct vlo_region {
-	struct rw_semaphore lock;	/* revoked, and mapping a page by it */
+	struct rw_semaphore lock;	/* revoked, guarded, and mapping a page by them */
 	bool revoked;
+	unsigned long *guarded;		/* pool: a bit for each page that is not to be written */
 	struct page *dummy;		/* shown instead, once revoked */
 	void *pool;			/* NULL: the host's RAM */
 	u64 size;
@@ -135,6 +136,7 @@ struct vlo_vq {
 	bool ready;
 	u32 size;
 	u64 descriptor, driver, used;
+	size_t guarded;			/* bytes from descriptor on that the device cannot write */
 };
 
 struct vlo_device {
@@ -239,7 +241,24 @@ static vm_fault_t vlo_region_fault(struct vm_fault *vmf)
 	return result;
 }
 
-static const struct vm_operations_struct vlo_region_vm_ops = {
+/* The first write to a page of the pool. */
+static vm_fault_t vlo_pool_mkwrite(struct vm_fault *vmf)
+{
+	struct vlo_region *region = vmf->vma->vm_private_data;
+
+	guard(rwsem_read)(&region->lock);
+	if (!region->revoked && test_bit(vmf->pgoff, region->guarded))
+		return VM_FAULT_SIGBUS;
+	lock_page(vmf->page);
+	return VM_FAULT_LOCKED;
+}
+
+static const struct vm_operations_struct vlo_pool_vm_ops = {
+	.fault = vlo_region_fault,
+	.page_mkwrite = vlo_pool_mkwrite,
+};
+
+static const struct vm_operations_struct vlo_ram_vm_ops = {
 	.fault = vlo_region_fault,
 };
 
@@ -252,7 +271,7 @@ static int vlo_region_mmap(struct file *file, struct vm_area_struct *vma)
 	vm_flags_set(vma, VM_DONTEXPAND | VM_DONTDUMP |
 		     (region->pool ? VM_MIXEDMAP : VM_PFNMAP | VM_IO));
 	vma->vm_private_data = region;
-	vma->vm_ops = &vlo_region_vm_ops;
+	vma->vm_ops = region->pool ? &vlo_pool_vm_ops : &vlo_ram_vm_ops;
 	return 0;
 }
 
@@ -269,6 +288,7 @@ static int vlo_region_release(struct inode *inode, struct file *file)
 	struct vlo_region *region = file->private_data;
 
 	vfree(region->pool);
+	bitmap_free(region->guarded);
 	__free_page(region->dummy);
 	kfree(region);
 	return 0;
@@ -292,22 +312,42 @@ static struct file *vlo_region_create(void *pool, u64 size)
 	init_rwsem(&region->lock);
 	region->size = size;
 	region->dummy = alloc_page(GFP_KERNEL | __GFP_ZERO);
-	if (!region->dummy) {
-		kfree(region);
-		return ERR_PTR(-ENOMEM);
+	if (pool)
+		region->guarded = bitmap_zalloc(size >> PAGE_SHIFT, GFP_KERNEL);
+	if (!region->dummy || (pool && !region->guarded)) {
+		file = ERR_PTR(-ENOMEM);
+		goto fail;
 	}
 	/* An inode of its own: it has a size, and what maps it can be found. */
 	file = anon_inode_create_getfile("[virtio-loopback]", &vlo_region_fops, region, O_RDWR,
 					 NULL);
-	if (IS_ERR(file)) {
-		__free_page(region->dummy);
-		kfree(region);
-		return file;
-	}
+	if (IS_ERR(file))
+		goto fail;
 	file->f_mode |= FMODE_LSEEK;
 	i_size_write(file_inode(file), size);
 	region->pool = pool;
 	return file;
+fail:
+	bitmap_free(region->guarded);
+	if (region->dummy)
+		__free_page(region->dummy);
+	kfree(region);
+	return file;
+}
+
+/* Has pages of the pool written by nobody but the kernel, or by anybody again. */
+static void vlo_region_guard(struct file *file, size_t start, size_t size, bool is_guarded)
+{
+	struct vlo_region *region = file->private_data;
+
+	down_write(&region->lock);
+	if (is_guarded)
+		bitmap_set(region->guarded, start >> PAGE_SHIFT, size >> PAGE_SHIFT);
+	else
+		bitmap_clear(region->guarded, start >> PAGE_SHIFT, size >> PAGE_SHIFT);
+	up_write(&region->lock);
+	if (is_guarded)
+		unmap_mapping_range(file->f_mapping, start, size, 1);
 }
 
 /* Nobody sees the memory any more: all mappings show one page of nothing, now and later. */
@@ -821,6 +861,26 @@ static const char *vlo_bus_name(struct virtio_device *vdev)
 	return "virtio-loopback";
 }
 
+/*
+ * A device has no business in the descriptor table and the available ring of a split ring, but
+ * virtio-ring follows the table's NEXT flags when a request is done: false ones would lead it round
+ * in circles. (Of a packed ring, which the device does write, it keeps a copy.)
+ */
+static void vlo_guard_ring(struct vlo_vq *queue, bool is_guarded)
+{
+	struct vlo_device *device = queue->device;
+
+	if (is_guarded)
+		queue->guarded = !virtio_has_feature(&device->vdev, VIRTIO_F_RING_PACKED) &&
+				 vlo_in_pool(device, queue->descriptor) ?
+				 ALIGN_DOWN(queue->used - queue->descriptor, PAGE_SIZE) : 0;
+	if (queue->guarded)
+		vlo_region_guard(device->memory[0], queue->descriptor - VLO_POOL_ADDRESS,
+				 queue->guarded, is_guarded);
+	if (!is_guarded)
+		queue->guarded = 0;
+}
+
 /* Nothing of the ring is used from here on but by the driver itself. Under device->lock. */
 static void vlo_forget_vq(struct vlo_vq *queue)
 {
@@ -833,6 +893,7 @@ static void vlo_forget_vq(struct vlo_vq *queue)
 	spin_unlock_irqrestore(&queue->lock, flags);
 	irq_work_sync(&queue->call_work);
 	irq_work_sync(&queue->kick_work);
+	vlo_guard_ring(queue, false);
 }
 
 static void vlo_show_vq(struct vlo_vq *queue, struct virtqueue *vq)
@@ -844,6 +905,7 @@ static void vlo_show_vq(struct vlo_vq *queue, struct virtqueue *vq)
 	queue->descriptor = virtqueue_get_desc_addr(vq);
 	queue->driver = virtqueue_get_avail_addr(vq);
 	queue->used = virtqueue_get_used_addr(vq);
+	vlo_guard_ring(queue, true);
 	queue->ready = true;
 	spin_lock_irqsave(&queue->lock, flags);
 	queue->vq = vq;

@@ -9,6 +9,8 @@ import { folder } from './stand.mjs';
 
 const SWARM_SIZE = 8;
 const SWARM_MS = 100_000;
+/** More than fio can do in the time that it has. */
+const ENDLESS = 1000;
 /** Longest time of an orderly end under load, in ms. */
 const ORDERLY_MS = 45_000;
 
@@ -60,8 +62,8 @@ async function removeModules({ stand, random, loops }) {
 }
 
 /** An orderly end, under load. */
-async function remove({ stand, random, loops }) {
-  const load = new Load(stand.node, { loops, end: 'fail' });
+async function remove({ stand, random }) {
+  const load = new Load(stand.node, { end: 'fail' });
   await warm(load, random);
   const since = performance.now();
   const status = await stand.stopAdapter(ORDERLY_MS);
@@ -74,8 +76,8 @@ async function remove({ stand, random, loops }) {
 }
 
 /** The adapter dies, and nobody comes. */
-async function abandon({ stand, random, loops }) {
-  const load = new Load(stand.node, { loops, end: 'fail' });
+async function abandon({ stand, random }) {
+  const load = new Load(stand.node, { end: 'fail' });
   await warm(load, random);
   const since = performance.now();
   await stand.killAdapter();
@@ -87,12 +89,12 @@ async function abandon({ stand, random, loops }) {
 }
 
 /** The same with a file system on it, that is to be unmounted afterwards. */
-async function abandonMounted({ stand, random, loops }) {
+async function abandonMounted({ stand, random }) {
   const path = mountPoint(stand);
   await run(['mkfs.ext4', '-q', stand.node]);
   await run(['mount', '-t', 'ext4', stand.node, path]);
   const extra = ['--allow_file_create=1', '--end_fsync=1', '--direct=0', '--fsync=8'];
-  const load = new Load(`${path}/file`, { loops, extra });
+  const load = new Load(`${path}/file`, { loops: ENDLESS, extra });
   try {
     await warm(load, random, stand.node);
   } catch (error) {
@@ -111,8 +113,8 @@ async function abandonMounted({ stand, random, loops }) {
 }
 
 /** The back end dies, nobody comes, and the adapter is told to end. */
-async function giveUp({ stand, random, loops }) {
-  const load = new Load(stand.node, { loops, end: 'fail' });
+async function giveUp({ stand, random }) {
+  const load = new Load(stand.node, { end: 'fail' });
   await warm(load, random);
   await stand.killServer();
   await moment(random, 1000);
@@ -126,8 +128,8 @@ async function giveUp({ stand, random, loops }) {
 }
 
 /** The driver is taken from the device under load, and given back. */
-async function unbind({ stand, random, loops }) {
-  const load = new Load(stand.node, { loops, end: 'fail' });
+async function unbind({ stand, random }) {
+  const load = new Load(stand.node, { end: 'fail' });
   await warm(load, random);
   const block = realpathSync(`/sys/block/${stand.node.replace('/dev/', '')}`);
   const device = dirname(dirname(block));

@@ -47,9 +47,10 @@ function completed(node) {
  */
 const ENGINES = {
   pass: ['--ioengine=libaio', `--iodepth=${DEPTH}`, `--size=${PART_SIZE}`],
+  // Without an end of its own.
   fail: [
     ...['--ioengine=psync', '--thread', `--numjobs=${DEPTH}`, `--size=${PART_SIZE / DEPTH}`],
-    `--offset_increment=${PART_SIZE / DEPTH}`,
+    ...[`--offset_increment=${PART_SIZE / DEPTH}`, '--time_based', `--runtime=${FIO_MS / 1000}`],
   ],
 };
 
@@ -65,9 +66,9 @@ export class Load {
     this.node = node;
     this.program = start([
       ...['fio', '--name=chaos', `--filename=${node}`, '--rw=randrw', '--rwmixread=30'],
-      ...[`--bs=${BLOCK}`, '--direct=1', ...ENGINES[end]],
-      ...[`--loops=${loops}`, '--allow_file_create=0'],
-      ...['--verify=crc32c', '--verify_fatal=1', '--verify_backlog=64', '--random_generator=lfsr'],
+      ...[`--bs=${BLOCK}`, '--direct=1', `--loops=${loops}`, ...ENGINES[end]],
+      '--allow_file_create=0',
+      ...['--verify=crc32c', '--verify_fatal=1', '--verify_backlog=8', '--random_generator=lfsr'],
       ...['--verify_state_save=0', '--output-format=json', ...extra],
     ]);
   }

@@ -4,6 +4,7 @@
  *
  *   ids      used entries with ids beyond the ring
  *   heads    used entries with ids that may not be outstanding, and lengths that no buffer has
+ *   chains   as heads, and each descriptor says that another one follows (split)
  *   index    the used index (packed: the flags of descriptors) at random
  *   scribble all areas of all rings at random, without an end
  *   lengths  serves, but each used length is 2^32 - 1
@@ -34,6 +35,7 @@ const STEP_MS = 1;
 const BURST = 8;
 /** Calls at a time. */
 const STORM = 200;
+const FLAG_NEXT = 1;
 const LENGTH_MAX = 2 ** 32 - 1;
 /** Both say "used", each in one round of a packed ring. */
 const PACKED_USED = [0x8080, 0x0000];
@@ -80,6 +82,12 @@ const PACKED = {
 const STEPS = {
   ids: (ring, kind) => kind.entries(ring, (size) => size + randomInt(65536 - size)),
   heads: (ring, kind) => kind.entries(ring, (size) => randomInt(size)),
+  chains: (ring, kind) => {
+    const { buffer, byteOffset } = ring.descriptor;
+    const halves = new Uint16Array(buffer, byteOffset, 8 * ring.size);
+    for (let at = 0; at < ring.size; at += 1) halves[8 * at + 6] |= FLAG_NEXT;
+    kind.entries(ring, (size) => randomInt(size));
+  },
   index: (ring, kind) => kind.index(ring),
   scribble: ({ descriptor, driver, device }) => {
     for (const area of [descriptor, driver, device]) randomFillSync(area);
