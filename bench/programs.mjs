@@ -230,7 +230,7 @@ export class Workbench {
 export async function startOurs(bench, name, more = []) {
   const socket = bench.path(`${name}.sock`);
   const files = ['--socket-path', socket, '--blk-file', bench.path('disk.img')];
-  const command = [process.execPath, join(PROJECT, 'dist/cli/vlo.js'), 'serve', 'blk', ...files];
+  const command = [process.execPath, join(PROJECT, 'dist/bin/vlo.js'), 'serve', 'blk', ...files];
   command.push(...more);
   const program = bench.start(command, { timeoutMs: 900_000 });
   await program.until(() => READY.test(program.stderr), 10_000);

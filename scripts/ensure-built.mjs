@@ -5,7 +5,7 @@
 //
 //   node scripts/ensure-built.mjs [--clean]      --clean: build from nothing
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -53,10 +53,24 @@ export function compareBuild(root) {
   const wanted = new Set(sources.map((path) => path.replace(src, dist).replace(/\.ts$/, '.js')));
   return {
     missing: [...wanted].filter((path) => !existsSync(path)),
-    orphans: filesBelow(dist).filter(
-      (path) => /\.(js|d\.ts)$/.test(path) && !wanted.has(path.replace(/\.d\.ts$/, '.js')),
-    ),
+    orphans: filesBelow(dist)
+      .filter((path) => !path.startsWith(join(dist, 'bin/')))
+      .filter((path) => /\.(js|d\.ts)$/.test(path))
+      .filter((path) => !wanted.has(path.replace(/\.d\.ts$/, '.js'))),
   };
+}
+
+/**
+ * True while the programs of dist/bin/ are as new as all that they are made from.
+ * @param {string} root
+ */
+export function isBundled(root) {
+  const dist = join(root, 'dist');
+  const made = statSync(join(dist, 'bin/vlo.js'), { throwIfNoEntry: false })?.mtimeMs;
+  if (made === undefined) return false;
+  return [...filesBelow(dist), join(root, 'scripts/bundle.mjs')]
+    .filter((path) => /\.m?js$/.test(path) && !path.startsWith(join(dist, 'bin/')))
+    .every((path) => statSync(path).mtimeMs <= made);
 }
 
 /** Runs a command in the checkout; one that fails ends this script. */
@@ -85,8 +99,7 @@ function build(root) {
   // Without changes this takes a quarter of a second; and it knows, where times of files do not
   // tell, that the last build ended with errors.
   run(root, process.execPath, 'node_modules/typescript/bin/tsc', '-b');
-  const command = join(root, 'dist/cli/vlo.js');
-  if (existsSync(command)) chmodSync(command, 0o755);
+  if (!isBundled(root)) run(root, process.execPath, 'scripts/bundle.mjs');
 }
 
 function main() {

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
-const vlo = fileURLToPath(new URL('../dist/cli/vlo.js', import.meta.url));
+const vlo = fileURLToPath(new URL('../dist/bin/vlo.js', import.meta.url));
 const demo = spawn(process.execPath, [vlo, 'demo', ...process.argv.slice(2)], { stdio: 'inherit' });
 
 // The demonstration has the terminal's Ctrl-C too; this process stays until it has cleaned up.

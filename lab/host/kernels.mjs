@@ -5,7 +5,12 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:
 import { join, resolve } from 'node:path';
 import { LAB, LabError, needParts, PROJECT, part } from './places.mjs';
 
-/** How many times as long as elsewhere things may take on the debug kernel. */
+/**
+ * How many times as long as on real hardware things may take: all is emulated, and the machine may
+ * have other work.
+ */
+const PATIENCE = 3;
+/** The same for the debug kernel. */
 export const DEBUG_PATIENCE = 5;
 
 /** A kernel of Debian's. @returns {import('./module.mjs').Kernel} */
@@ -21,6 +26,7 @@ export function packagedKernel(arch, version) {
     modules: part(name, 'lib/modules'),
     initramfs: part(name, 'initramfs.gz'),
     build: part(name),
+    patience: PATIENCE,
   };
 }
 
@@ -73,5 +79,6 @@ export function customKernel({ arch, image, modules, build }) {
     modules: resolve(modules),
     initramfs,
     build: build === undefined ? '' : resolve(build),
+    patience: PATIENCE,
   };
 }

@@ -67,7 +67,7 @@ function startScript(kernel, { job, command, arguments: words, timeout }) {
     VLO_LAB_KERNEL: kernel.release,
     VLO_LAB_JOB: job,
     VLO_LAB_TIMEOUT: `${timeout}`,
-    VLO_LAB_PATIENCE: `${kernel.patience ?? 1}`,
+    VLO_LAB_PATIENCE: `${kernel.patience}`,
     // Emulated, most of a program's start is compiling JavaScript.
     NODE_COMPILE_CACHE: '/tmp/node-compile-cache',
     TERM: process.env.TERM ?? 'linux',

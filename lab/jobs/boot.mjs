@@ -12,7 +12,7 @@ export default async function boot() {
     return KERNEL;
   });
   await check('node runs', async () => {
-    const { stdout } = await run(['node', 'dist/cli/vlo.js', '--version']);
+    const { stdout } = await run(['node', 'dist/bin/vlo.js', '--version']);
     fact('node', process.version);
     return `vlo ${stdout.trim()}, node ${process.version}`;
   });

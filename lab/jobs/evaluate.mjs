@@ -61,7 +61,7 @@ export default async function evaluate(words) {
     await insertModule();
   });
   await check('VDUSE loads', () => load('vduse', 'virtio_vdpa'));
-  const command = ['node', 'dist/cli/vlo.js', 'bench', 'transports', ...words];
+  const command = ['node', 'dist/bin/vlo.js', 'bench', 'transports', ...words];
   const output = ['--json', JSON_FILE, '--html', HTML_FILE];
   await check(
     'vlo bench transports',

@@ -24,7 +24,7 @@ const LOOPBACK = ['--transport', 'loopback'];
 /** Kernels without device DMA operations cannot bounce. */
 const IS_FOREIGN = ARCH !== 'x86-64';
 /** A check on an architecture that is emulated from scratch: each start of Node takes seconds. */
-const SLOW_MS = 400_000;
+const SLOW_MS = 200_000;
 const HAS_BOUNCE = !(ARCH === 'riscv64' && KERNEL.startsWith('6.12'));
 
 async function hasVduse() {

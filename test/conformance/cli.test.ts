@@ -10,7 +10,7 @@ import { BlkDriver } from '../../src/devices/index.js';
 import { ERROR_TABLE } from '../../src/errors.js';
 import { connectUnix, type Fd, listenUnix } from '../../src/native/index.js';
 
-const VLO = fileURLToPath(new URL('../../dist/cli/vlo.js', import.meta.url));
+const VLO = fileURLToPath(new URL('../../dist/bin/vlo.js', import.meta.url));
 let folder: string;
 let image: string;
 

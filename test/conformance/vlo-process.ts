@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { expect } from 'vitest';
 import type { DeviceStatus, HalStatus } from '../../src/hal/status.js';
 
-export const VLO = fileURLToPath(new URL('../../dist/cli/vlo.js', import.meta.url));
+export const VLO = fileURLToPath(new URL('../../dist/bin/vlo.js', import.meta.url));
 
 /** A program with what it writes. */
 export class Program {

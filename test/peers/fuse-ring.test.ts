@@ -12,8 +12,8 @@ const IN_USE = 'FUSE over io_uring is in use';
 
 /** Waits for the mount, and for the machine's switch to be set back; then all kinds of load. */
 const SCRIPT = `
-vlo() { /run/node /run/project/dist/cli/vlo.js "$@" --run-dir /sock/run; }
-serve /run/node /run/project/dist/cli/vlo.js up /sock/hal.yaml --run-dir /sock/run 2>/sock/log
+vlo() { /run/node /run/project/dist/bin/vlo.js "$@" --run-dir /sock/run; }
+serve /run/node /run/project/dist/bin/vlo.js up /sock/hal.yaml --run-dir /sock/run 2>/sock/log
 within 20 grep -q 'up: 1 devices' /sock/log
 disk=/sock/run/disk0/disk
 stat -c %s $disk >/sock/mounted

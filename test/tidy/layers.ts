@@ -119,10 +119,15 @@ export const dependenciesMatchImports: Rule = (files) => {
 /** Source files that the package offers: its exports and its commands. */
 function productRoots(files: readonly RepoFile[]): string[] {
   const { bin = {}, exports = {} } = packageOf(files);
-  const targets = [...Object.values(bin), ...Object.values(exports)].map((target) =>
+  const targets = Object.values(exports).map((target) =>
     typeof target === 'string' ? target : (target.default ?? ''),
   );
-  return ['src/index.ts', ...targets.map((t) => t.replace(/^\.\/dist\/(.*)\.js$/, 'src/$1.ts'))];
+  return [
+    'src/index.ts',
+    ...targets.map((target) => target.replace(/^\.\/dist\/(.*)\.js$/, 'src/$1.ts')),
+    // scripts/bundle.mjs makes them from the command of the same name.
+    ...Object.values(bin).map((target) => target.replace(/^.*\/(.*)\.js$/, 'src/cli/$1.ts')),
+  ];
 }
 
 /**

@@ -90,7 +90,7 @@ prove(
   'no dead files',
   layers.noDeadFiles,
   {
-    'package.json': `{"bin":{"vlo":"./dist/cli/vlo.js"},
+    'package.json': `{"bin":{"vlo":"./dist/bin/vlo.js"},
       "exports":{"./virtio":{"default":"./dist/virtio/index.js"},"./package.json":"./package.json"}}`,
     'src/index.ts': "export * from './errors.js';",
     'src/errors.ts': '',

@@ -1,12 +1,12 @@
 /** The scripts that a checkout depends on: the sum of test reports, the lock file, the build. */
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { completeLock, platformOf } from '../../scripts/complete-lock.mjs';
-import { compareBuild, isInstalled } from '../../scripts/ensure-built.mjs';
+import { compareBuild, isBundled, isInstalled } from '../../scripts/ensure-built.mjs';
 import { renderErrorPage } from '../../scripts/error-page.mjs';
 import { countReport, sumReports } from '../../scripts/sum-test-reports.mjs';
 
@@ -198,6 +198,28 @@ describe('compareBuild', () => {
   test('nothing built', () => {
     rmSync(join(folder, 'dist'), { recursive: true });
     expect(compareBuild(folder)).toEqual({ missing: [join(folder, 'dist/a/a.js')], orphans: [] });
+  });
+});
+
+describe('isBundled', () => {
+  const age = (path: string, seconds: number) => utimesSync(join(folder, path), seconds, seconds);
+  beforeEach(() => {
+    write('scripts/bundle.mjs', '');
+    write('dist/a.js', '');
+    write('dist/bin/vlo.js', '');
+    for (const path of ['scripts/bundle.mjs', 'dist/a.js', 'dist/bin/vlo.js']) age(path, 1000);
+  });
+
+  test('as new as its modules', () => expect(isBundled(folder)).toBe(true));
+
+  test.each(['dist/a.js', 'scripts/bundle.mjs'])('%s is newer', (path) => {
+    age(path, 1001);
+    expect(isBundled(folder)).toBe(false);
+  });
+
+  test('not there, or not whole', () => {
+    rmSync(join(folder, 'dist/bin/vlo.js'));
+    expect(isBundled(folder)).toBe(false);
   });
 });
 

@@ -6,7 +6,7 @@
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
-const VLO = fileURLToPath(new URL('../../../dist/cli/vlo.js', import.meta.url));
+const VLO = fileURLToPath(new URL('../../../dist/bin/vlo.js', import.meta.url));
 await import('../../../dist/cli/attach.js');
 await import('../../../dist/cli/serve.js');
 

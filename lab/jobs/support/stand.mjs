@@ -12,7 +12,7 @@ import {
 import { join } from 'node:path';
 import { run, start, waitFor } from './programs.mjs';
 
-export const VLO = ['node', 'dist/cli/vlo.js'];
+export const VLO = ['node', 'dist/bin/vlo.js'];
 const READY_MS = 180_000;
 
 /** A folder for one check, on tmpfs. */

@@ -52,7 +52,7 @@ export async function startVlo(
   args: readonly string[],
   socket: string,
 ): Promise<Backend> {
-  const program = `${PROJECT}dist/cli/vlo.js`;
+  const program = `${PROJECT}dist/bin/vlo.js`;
   if (!existsSync(program)) throw new Error(`${program} is missing: run npm run build`);
   const child = ws.add(
     new Child(`vlo ${args.slice(0, 2).join(' ')}`, process.execPath, [program, ...args], {

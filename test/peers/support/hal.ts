@@ -1,7 +1,7 @@
 /** Lines of a script that bring a HAL up and down among the peers; see support/fuse.ts. */
 
 /** The command. */
-export const VLO = '/run/node /run/project/dist/cli/vlo.js';
+export const VLO = '/run/node /run/project/dist/bin/vlo.js';
 
 /** Brings /sock/hal.yaml up; then `vlo COMMAND` asks it, and $RUN is its run directory. */
 export const UP = `
