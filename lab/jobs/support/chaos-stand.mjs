@@ -26,8 +26,9 @@ const EILSEQ = 84;
 /** Longest time that the adapter's device may wait for another one. */
 const TAKEOVER_S = 30;
 
-/** fio was through with its work before anything was done: nothing was tried, and nothing failed.
- * */
+/**
+ * fio was through with its work before anything was done: nothing was tried, and nothing failed.
+ */
 export class TooShort extends Error {}
 
 export const LIMITS = { FIO_MS, READY_MS };
@@ -41,8 +42,7 @@ function completed(node) {
 
 /**
  * How fio makes 16 requests at a time. Where they are to fail, by 16 jobs that make one each: a
- * disk
- * that is gone has the size 0, so reads end with no bytes, and with libaio fio takes these for
+ * disk that is gone has the size 0, so reads end with no bytes, and with libaio fio takes these for
  * data.
  */
 const ENGINES = {
