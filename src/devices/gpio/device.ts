@@ -105,7 +105,7 @@ export class GpioDevice {
       result = this.answer(type, index, line, value);
     }
     writer.writeU8(result < 0 ? ERR : OK);
-    writer.writeU8(result < 0 ? 0 : result);
+    writer.writeU8(Math.max(result, 0));
   }
 
   /** The value of a response; below 0 for a failure. */

@@ -16,7 +16,8 @@ import { DIRECTION, TRIGGER } from './wire.js';
 export interface LineState {
   readonly name: string;
   readonly direction: number;
-  readonly value: number;
+  /** Null when it cannot be read now. */
+  readonly value: number | null;
   /** What triggers its interrupt: a TRIGGER. */
   readonly edges: number;
 }
@@ -177,7 +178,11 @@ export class LineCommands {
 
   private async values(lines: readonly number[]): Promise<number[]> {
     const values: number[] = [];
-    for (const line of lines) values.push((await this.host.state(line)).value);
+    for (const line of lines) {
+      const { value } = await this.host.state(line);
+      if (value === null) throw refuse(`line ${line} cannot be read: others may use it`);
+      values.push(value);
+    }
     return values;
   }
 
