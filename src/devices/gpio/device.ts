@@ -4,8 +4,8 @@
  *   requestq:  readable type, line, value | writable status, value
  *   eventq:    readable line              | writable status
  *
- * A buffer in eventq unmasks the interrupt of its line; it goes back when the interrupt comes, which
- * masks it again. An edge that comes meanwhile is latched, a level is looked at when it is unmasked.
+ * A buffer in eventq unmasks the interrupt of its line; it goes back when the interrupt comes, and
+ * so masks it again. An edge that comes meanwhile is latched, a level is looked at when unmasked.
  */
 import { LATER, type OpenDevice, type Request, type ServedQueue } from '../../kit/index.js';
 import { DriverFault } from '../../virtio/index.js';

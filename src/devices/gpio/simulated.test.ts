@@ -1,4 +1,4 @@
-/** The simulated chip as users have it: scripts, a socket for commands, wires, and wrong options. */
+/** The simulated chip as users have it: scripts, a socket for commands, wires, wrong options. */
 import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
