@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:f
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { getSystemErrorName } from 'node:util';
-import { start, waitFor } from './programs.mjs';
+import { PATIENCE, start, waitFor } from './programs.mjs';
 import { startVlo } from './spares.mjs';
 import { devicesLeft, folder, makeImage } from './stand.mjs';
 import { stuckTasks } from './system.mjs';
@@ -24,7 +24,7 @@ export const FAIL_MS = 60_000;
 /** fio's own error: what it read is not what it wrote. */
 const EILSEQ = 84;
 /** Longest time that the adapter's device may wait for another one. */
-const TAKEOVER_S = 30;
+const TAKEOVER_S = 30 * PATIENCE;
 
 /**
  * fio was through with its work before anything was done: nothing was tried, and nothing failed.
@@ -144,8 +144,9 @@ let count = 0;
 
 /** A disk. */
 export class Stand {
-  /** @param {{ memory?: 'bounce' | 'direct', ring?: 'split' | 'packed', takeover?: number }} what
-   * */
+  /**
+   * @param {{ memory?: 'bounce' | 'direct', ring?: 'split' | 'packed', takeover?: number }} what
+   */
   constructor({ memory = 'bounce', ring = 'split', takeover = TAKEOVER_S } = {}) {
     this.title = `${memory} ${ring}`;
     this.name = `chaos${count++}`;
