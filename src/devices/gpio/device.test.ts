@@ -1,12 +1,16 @@
 /** The GPIO device over a simulated chip: requests, interrupts of all triggers, and bad drivers. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import * as v from 'valibot';
-import { afterEach, describe, expect, test } from 'vitest';
-import { defineDevice } from '../../kit/index.js';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { defineDevice, type OpenDevice } from '../../kit/index.js';
 import { cutAt, MockDriver, type MockDriverOptions, type MockResult } from '../../testing/index.js';
 import { F } from '../../virtio/index.js';
 import { SimulatedChip } from './backend-sim.js';
 import { GpioDevice } from './device.js';
 import { gpio } from './index.js';
+import { LineStore } from './line-store.js';
 import { DIRECTION, GPIO_MSG, GpioConfig, GpioIrqRequest, GpioRequest, TRIGGER } from './wire.js';
 
 const [REQUESTQ, EVENTQ] = [0, 1];
@@ -325,4 +329,68 @@ describe.each(LAYOUTS)('interrupts, $name ring', ({ packed }) => {
 test('IN_ORDER is not offered: a buffer may wait for its edge while later ones come back', async () => {
   const { driver } = await open();
   expect(driver.device.features & F.IN_ORDER).toBe(0n);
+});
+
+describe('state that is kept', () => {
+  let folder: string;
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'vlo-gpio-'));
+  });
+  afterEach(() => rmSync(folder, { recursive: true }));
+
+  async function openKept(chip: SimulatedChip): Promise<MockDriver> {
+    const options = v.object({});
+    const store = () => new LineStore(join(folder, 'state'));
+    const device = { ...gpio, options, arguments: {} };
+    const opened = () => new GpioDevice(chip, store()).open();
+    return MockDriver.open(defineDevice({ ...device, open: opened }));
+  }
+
+  /** A front end that goes on where another one was, without a reset. */
+  async function goOn(chip: SimulatedChip): Promise<OpenDevice> {
+    const store = new LineStore(join(folder, 'state'));
+    return new GpioDevice(chip, store).open();
+  }
+
+  test('another process goes on with lines and triggers', async () => {
+    const driver = await openKept(new SimulatedChip(4));
+    await setValue(driver, 0, 1);
+    await setDirection(driver, 0, OUT);
+    await setDirection(driver, 1, IN);
+    await setTrigger(driver, 1, TRIGGER.RISING);
+    await setTrigger(driver, 2, TRIGGER.LOW);
+    await setDirection(driver, 3, OUT);
+    await setDirection(driver, 3, NONE);
+    await driver.close();
+    const chip = new SimulatedChip(4);
+    const device = await goOn(chip);
+    const states = [0, 1, 2, 3].map((line) => chip.state(line));
+    expect(states.map(({ direction }) => direction)).toEqual([OUT, IN, NONE, NONE]);
+    expect(states.map(({ edges }) => edges)).toEqual([0, TRIGGER.RISING, TRIGGER.BOTH, 0]);
+    expect(chip.state(0).value).toBe(1);
+    device.reset!('disconnect');
+    expect(chip.state(0).value).toBe(1);
+    device.reset!('driver');
+    expect(chip.state(0)).toMatchObject({ direction: NONE, value: 0 });
+    await device.close();
+    const last = new SimulatedChip(4);
+    await (await goOn(last)).close();
+    expect([0, 1].map((line) => last.state(line).direction)).toEqual([NONE, NONE]);
+  });
+
+  test('a file with anything in it is no harm', async () => {
+    for (const text of [
+      '',
+      'x',
+      '\x01\x07\x00\x00'.repeat(4),
+      '\x01\x01\x01\x05',
+      'a'.repeat(99),
+    ]) {
+      writeFileSync(join(folder, 'state'), text);
+      const chip = new SimulatedChip(4);
+      await (await goOn(chip)).close();
+      expect(chip.state(0)).toMatchObject({ direction: NONE, edges: 0 });
+    }
+    expect(() => new LineStore(folder)).toThrow(/--state: cannot open .* \(EISDIR\)/);
+  });
 });

@@ -10,6 +10,7 @@
 import { LATER, type OpenDevice, type Request, type ServedQueue } from '../../kit/index.js';
 import { DriverFault } from '../../virtio/index.js';
 import type { GpioChip } from './backend.js';
+import type { LineStore } from './line-store.js';
 import {
   DIRECTION,
   GPIO_F,
@@ -52,19 +53,26 @@ export class GpioDevice {
   private readonly chip: GpioChip;
   private readonly lines: Line[] = [];
   private readonly names: Uint8Array;
+  private readonly store: LineStore | null;
   private hasInterrupts = false;
 
-  constructor(chip: GpioChip) {
+  /** With a store, the lines are what a predecessor's driver has made of them. */
+  constructor(chip: GpioChip, store: LineStore | null = null) {
     this.chip = chip;
-    for (let i = 0; i < chip.lineCount; i += 1) this.lines.push(new Line(chip.initialDirection(i)));
+    this.store = store;
+    for (let i = 0; i < chip.lineCount; i += 1) {
+      const line = new Line(chip.initialDirection(i));
+      this.lines.push(Object.assign(line, store?.load(i)));
+    }
     this.names = encodeNames(chip.names);
     chip.onEdge = (line, isRising) => this.edge(line, isRising);
     chip.onReturn = () => this.restore();
+    if (store !== null) this.restore();
   }
 
   /** What the kit needs to serve this device. */
   open(): OpenDevice<'requestq' | 'eventq'> {
-    const { chip, names } = this;
+    const { chip, names, store } = this;
     return {
       features: GPIO_F.IRQ,
       config: GpioConfig.encode({ ngpio: chip.lineCount, gpioNamesSize: names.length }),
@@ -78,8 +86,15 @@ export class GpioDevice {
       queueStopping: (queue) => {
         for (const line of this.lines) if (line.queue === queue) mask(line, IRQ_STATUS.INVALID);
       },
-      reset: () => this.reset(),
-      close: () => chip.close(),
+      reset: (cause) => {
+        this.hasInterrupts = false;
+        // The driver may live, and come back by another front end.
+        if (cause === 'driver' || store === null) this.reset();
+      },
+      close: () => {
+        store?.close();
+        return chip.close();
+      },
     };
   }
 
@@ -111,11 +126,13 @@ export class GpioDevice {
   /** The value of a response; below 0 for a failure. */
   private answer(type: number, index: number, line: Line, value: number): number {
     if (type === GPIO_MSG.GET_VALUE) return this.chip.value(index);
-    if (type === GPIO_MSG.SET_VALUE) return this.setValue(index, line, value);
     if (type === GPIO_MSG.GET_DIRECTION) return line.direction;
-    if (type === GPIO_MSG.SET_DIRECTION) return this.setDirection(index, line, value);
-    if (type === GPIO_MSG.SET_IRQ_TYPE) return this.setTrigger(index, line, value);
-    return -1;
+    let result = -1;
+    if (type === GPIO_MSG.SET_VALUE) result = this.setValue(index, line, value);
+    if (type === GPIO_MSG.SET_DIRECTION) result = this.setDirection(index, line, value);
+    if (type === GPIO_MSG.SET_IRQ_TYPE) result = this.setTrigger(index, line, value);
+    if (result >= 0) this.store?.save(index, line);
+    return result;
   }
 
   private setValue(index: number, line: Line, value: number): number {
@@ -212,16 +229,16 @@ export class GpioDevice {
     mask(line, IRQ_STATUS.VALID);
   }
 
-  /** The driver is gone: the lines are as they were. */
+  /** The driver has nothing any more: the lines are as they were. */
   private reset(): void {
-    this.hasInterrupts = false;
     for (const [index, line] of this.lines.entries()) {
       this.release(index, line);
       line.direction = this.chip.initialDirection(index);
+      this.store?.save(index, line);
     }
   }
 
-  /** The chip was away: what the driver has set is set again. */
+  /** The chip, or this process, knows of nothing: what the driver has set is set again. */
   private restore(): void {
     for (const [index, line] of this.lines.entries()) {
       const { direction, trigger, output } = line;

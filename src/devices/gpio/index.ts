@@ -3,10 +3,12 @@ import * as v from 'valibot';
 import { VloError } from '../../errors.js';
 import { type DeviceHost, defineDevice, type OpenDevice } from '../../kit/index.js';
 import { VIRTIO_ID } from '../../virtio/index.js';
+import type { GpioChip } from './backend.js';
 import { RealChip } from './backend-chip.js';
 import { SimulatedChip } from './backend-sim.js';
 import { GpioDevice } from './device.js';
 import { LineSocket } from './line-socket.js';
+import { LineStore } from './line-store.js';
 import { LineScript } from './script.js';
 
 const text = (what: string) => v.optional(v.string(`${what} is needed`));
@@ -16,6 +18,7 @@ interface Options {
   readonly names?: string | undefined;
   readonly control?: string | undefined;
   readonly script?: string | undefined;
+  readonly state?: string | undefined;
 }
 
 /** `vlo serve gpio`. */
@@ -28,6 +31,7 @@ export const gpio = defineDevice({
     names: text('a list of names with commas between them'),
     control: text('a path'),
     script: text('a path'),
+    state: text('a path'),
   }),
   arguments: {
     deviceList: {
@@ -45,6 +49,10 @@ export const gpio = defineDevice({
     script: {
       flags: '--script <path>',
       description: "file with commands for a simulated chip, or '-' for stdin",
+    },
+    state: {
+      flags: '--state <path>',
+      description: 'file that keeps what the driver has set, for when this process is replaced',
     },
   },
   examples: [
@@ -67,9 +75,19 @@ export const gpio = defineDevice({
       refuse('device-list', 'takes one chip: start a process for each socket');
     }
     const place = /^\d+$/.test(deviceList) ? `/dev/gpiochip${deviceList}` : deviceList;
-    return new GpioDevice(new RealChip(place, (line) => host.log(line))).open();
+    return openOn(new RealChip(place, (line) => host.log(line)), options);
   },
 });
+
+/** @throws VloError VLO_OPTION_INVALID */
+function openOn(chip: GpioChip, { state }: Options): OpenDevice<'requestq' | 'eventq'> {
+  try {
+    return new GpioDevice(chip, state === undefined ? null : new LineStore(state)).open();
+  } catch (error) {
+    chip.close();
+    throw error;
+  }
+}
 
 function refuse(option: string, message: string): never {
   throw new VloError('VLO_OPTION_INVALID', `gpio: --${option} ${message}`);
@@ -88,21 +106,24 @@ function parseNames(list: string, lineCount: number): string[] {
 
 function openSimulated(
   lineCount: number,
-  { names, control, script }: Options,
+  options: Options,
   host: DeviceHost,
 ): OpenDevice<'requestq' | 'eventq'> {
+  const { names, control, script } = options;
   if (lineCount < 1 || lineCount > 65535) refuse('device-list', 'takes s1 to s65535');
   const chip = new SimulatedChip(
     lineCount,
     names === undefined ? [] : parseNames(names, lineCount),
   );
-  const device = new GpioDevice(chip).open();
-  const socket = control === undefined ? null : new LineSocket(chip, control);
+  const device = openOn(chip, options);
+  let socket: LineSocket | null = null;
   let player: LineScript | null = null;
   try {
+    if (control !== undefined) socket = new LineSocket(chip, control);
     if (script !== undefined) player = new LineScript(chip, script, (line) => host.log(line));
   } catch (error) {
     socket?.close();
+    void device.close();
     throw error;
   }
   return {
