@@ -39,15 +39,21 @@ function expectEqual(seen, wanted, what) {
 async function bringUp(options) {
   const place = folder('gpio');
   const socket = join(place, 'socket');
-  const device = await serve('gpio', socket, options);
+  const stand = { device: await serve('gpio', socket, options) };
   const { program, node } = await attach('gpio', socket, ['--transport', 'loopback']);
   if (!/^\/dev\/gpiochip\d+$/.test(node ?? '')) throw new Error(`the node is '${node}'`);
-  const end = async () => {
+  stand.chip = node.slice(5);
+  stand.end = async () => {
     const status = await program.stop();
     if (status !== 0) throw new Error(`vlo attach ended with ${status}: ${program.stderr}`);
-    await device.stop();
+    await stand.device.stop();
   };
-  return { chip: node.slice(5), device, end };
+  /** The device process dies, and another takes its place. */
+  stand.replace = async () => {
+    await stand.device.stop('SIGKILL');
+    stand.device = await serve('gpio', socket, options);
+  };
+  return stand;
 }
 
 /** gpiomon on a line, watching; its edges so far as 1 (rising) and 2. */
@@ -174,6 +180,22 @@ async function unplug(chip, sim, device) {
   return `gpioget meanwhile: ${stderr.trim()}`;
 }
 
+/** The device process is killed under a watch and an output; neither notices. */
+async function replace(stand, sim) {
+  sim.pull(1, 0);
+  const watcher = await monitor(stand.chip, 'switch', 2);
+  const holder = start(['gpioset', '-c', stand.chip, 'relay=1']);
+  await waitFor(() => sim.value(0) === 1, 'relay', 20_000);
+  await stand.replace();
+  await waitFor(() => sim.value(0) === 1, 'relay that is on again', 20_000);
+  for (const value of [1, 0]) {
+    await sleep(2 * EDGE_MS);
+    sim.pull(1, value);
+  }
+  expectEqual(await edgesOf(watcher), [1, 2], 'edges through another process');
+  await holder.stop();
+}
+
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
 /** Microseconds of a change of an output. */
@@ -250,7 +272,8 @@ export default async function gpio() {
     'a real chip comes up',
     async () => {
       sim = await KernelChip.make('lab-chip', names);
-      real = await bringUp(['--device-list', 'lab-chip']);
+      const state = join(folder('state'), 'lines');
+      real = await bringUp(['--device-list', 'lab-chip', '--state', state]);
       return `${sim.name} as ${real.chip}`;
     },
     { timeout: SLOW_MS },
@@ -261,6 +284,7 @@ export default async function gpio() {
   await check('a chip is unplugged', () => unplug(real.chip, sim, real.device), {
     timeout: SLOW_MS,
   });
+  await check('a device process is replaced', () => replace(real, sim), { timeout: SLOW_MS });
   await check('no device is left, and the modules go', async () => {
     await real.end();
     await waitForNoDevices();

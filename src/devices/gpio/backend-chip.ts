@@ -5,7 +5,14 @@
  */
 import { readdirSync } from 'node:fs';
 import { SystemError, VloError } from '../../errors.js';
-import { ERRNO, GPIO_LINE, GpioChipFile, type GpioLine, Watch } from '../../native/index.js';
+import {
+  ERRNO,
+  errnoName,
+  GPIO_LINE,
+  GpioChipFile,
+  type GpioLine,
+  Watch,
+} from '../../native/index.js';
 import type { GpioChip } from './backend.js';
 import { DIRECTION, TRIGGER } from './wire.js';
 
@@ -72,6 +79,8 @@ export class RealChip implements GpioChip {
   private readonly log: (line: string) => void;
   private readonly directions: number[] = [];
   private readonly held = new Map<number, Held>();
+  /** Lines whose failure was told, so that it is told once. */
+  private readonly refused = new Set<number>();
   private chip: GpioChipFile | null;
   private timer: NodeJS.Timeout | null = null;
 
@@ -150,7 +159,16 @@ export class RealChip implements GpioChip {
   private request(line: number, flags: number, value: number): GpioLine | number {
     if (this.chip === null) return -ERRNO.ENODEV!;
     const result = this.chip.request(line, flags, value, CONSUMER);
-    return typeof result === 'number' ? this.checked(result) : result;
+    if (typeof result !== 'number') {
+      this.refused.delete(line);
+      return result;
+    }
+    if (result !== -ERRNO.ENODEV! && !this.refused.has(line)) {
+      this.refused.add(line);
+      const hint = result === -ERRNO.EBUSY! ? ': another program or driver has it' : '';
+      this.log(`line ${line} cannot be used (${errnoName(-result)})${hint}`);
+    }
+    return this.checked(result);
   }
 
   /** Requests a line, or changes one that was requested. */

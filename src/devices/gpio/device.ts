@@ -138,7 +138,8 @@ export class GpioDevice {
   private setValue(index: number, line: Line, value: number): number {
     if (value > 1) return -1;
     // A line that is no output yet drives the value from when it is one.
-    const result = line.direction === DIRECTION.OUT ? this.chip.setValue(index, value) : 0;
+    const isDriven = line.isActive && line.direction === DIRECTION.OUT;
+    const result = isDriven ? this.chip.setValue(index, value) : 0;
     if (result >= 0) line.output = value;
     return result;
   }

@@ -23,6 +23,8 @@ export class LineSocket {
     this.host = host;
     this.path = path;
     this.server = createServer((socket) => this.serve(socket));
+    // A client that cannot be accepted (no descriptors are left) tries again.
+    this.server.on('error', () => {});
     const mask = process.umask(0o177);
     try {
       this.server.listen({ fd: listenAt(path).take() });
