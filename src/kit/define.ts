@@ -96,8 +96,8 @@ export interface OpenDevice<QueueName extends string = string> {
    */
   queueStopping?(queue: ServedQueue): void;
   /**
-   * Forget what belongs to the driver: it reset the device, or its front end is gone. A driver whose
-   * front end is gone may come back with another one, and go on without a reset.
+   * Forget what belongs to the driver: it reset the device, or its front end is gone. A driver
+   * whose front end is gone may come back with another one, and go on without a reset.
    */
   reset?(cause: ResetCause): void;
   /** Free everything. All requests are complete. */

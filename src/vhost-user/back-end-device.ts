@@ -42,8 +42,8 @@ export interface BackEndDevice {
   /** A kick by message. */
   kickQueue(queue: DeviceQueue): void;
   /**
-   * Resets the device: its driver wants it (the default), or the front end is gone, whose driver may
-   * come back with another one. All queues have been stopped.
+   * Resets the device: its driver wants it (the default), or the front end is gone, whose driver
+   * may come back with another one. All queues have been stopped.
    */
   reset(cause?: 'driver' | 'disconnect'): void;
 }
