@@ -36,6 +36,8 @@ interface LineReply {
   readonly trigger: string;
 }
 
+const EDGES: readonly string[] = ['rising', 'falling', 'both'];
+
 /** Adds the command with its four subcommands. */
 export function addGpio(program: Command): void {
   const gpio = program
@@ -60,7 +62,13 @@ export function addGpio(program: Command): void {
     .argument('<line...>', 'names or numbers')
     .option('--edge <which>', 'rising, falling or both', 'both')
     .option('--count <edges>', 'end after so many')
-    .action((lines, options) => gpioCommand(`watch ${lines.join(' ')} ${options.edge}`, options));
+    .action((lines, options) => {
+      if (!EDGES.includes(options.edge)) {
+        const message = `--edge takes ${EDGES.join(', ')}, not '${options.edge}'`;
+        throw new VloError('VLO_USAGE', message);
+      }
+      return gpioCommand(`watch ${lines.join(' ')} ${options.edge}`, options);
+    });
 }
 
 /** Does one command, at whatever has the lines. */

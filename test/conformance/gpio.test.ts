@@ -70,5 +70,7 @@ test('a back end that nobody attached is used directly; what is set is held', as
   await expect.poll(values).toEqual([0]);
   const usage = await hal.run('gpio', 'watch', '0', '--count', '0', '--backend', socket);
   expect(usage.err).toContain('VLO_USAGE: --count');
+  const edge = await hal.run('gpio', 'watch', '0', '--edge', 'up', '--backend', socket);
+  expect(edge.err).toContain('VLO_USAGE: --edge takes rising, falling, both');
   expect((await hal.run('gpio', 'info', '--backend', hal.file('none'))).err).toContain('VLO_');
 }, 60_000);
