@@ -52,6 +52,8 @@ async function bringUp(options) {
   stand.replace = async () => {
     await stand.device.stop('SIGKILL');
     stand.device = await serve('gpio', socket, options);
+    const isBack = () => /reconnected/.test(program.stderr);
+    await waitFor(isBack, 'adapter that has found the new process', 30_000);
   };
   return stand;
 }
