@@ -2,7 +2,7 @@
  * The transport that needs no kernel module: a driver of ours in this process, and a presentation
  * of what it drives.
  */
-import { BlkDriver, type BlkDriverOptions, RngDriver } from '../devices/index.js';
+import { BlkDriver, type BlkDriverOptions, GpioDriver, RngDriver } from '../devices/index.js';
 import { VloError } from '../errors.js';
 import type { DriverOptions } from '../kit/driver-host.js';
 import {
@@ -11,6 +11,7 @@ import {
   DISK_TRANSFER_MAX,
   DiskFile,
   FusePresentation,
+  GpioLines,
   newCounters,
   type Presentation,
   RANDOM_TRANSFER_MAX,
@@ -77,7 +78,22 @@ async function connectRng(options: DriverOptions): Promise<Attached> {
   };
 }
 
-const CONNECT: Readonly<Record<string, Connect>> = { blk: connectBlk, rng: connectRng };
+async function connectGpio(options: DriverOptions): Promise<Attached> {
+  const driver = await GpioDriver.connect(options);
+  return {
+    queueCount: driver.queueCount,
+    abandon: (error) => driver.abandon(error),
+    close: () => driver.close(),
+    present: async ({ folder }) => new GpioLines(driver, folder),
+    presentWithoutFuse: () => null,
+  };
+}
+
+const CONNECT: Readonly<Record<string, Connect>> = {
+  blk: connectBlk,
+  rng: connectRng,
+  gpio: connectGpio,
+};
 
 /** Types of devices that the user transport can drive. */
 export const USER_TYPES: readonly string[] = Object.keys(CONNECT);
