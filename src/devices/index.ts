@@ -9,5 +9,12 @@ export {
 } from './blk/driver-slots.js';
 export { blk } from './blk/index.js';
 export { DEVICES } from './catalog.js';
+export { PtyEnd } from './console/backend-pty.js';
+export {
+  ConsoleDriver,
+  type ConsolePort,
+  type ConsolePortEvents,
+} from './console/driver.js';
+export { consoleDevice } from './console/index.js';
 export { RngDriver } from './rng/driver.js';
 export { rng } from './rng/index.js';

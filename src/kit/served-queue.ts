@@ -5,6 +5,9 @@ import type { Watch } from '../native/index.js';
 import { type Chain, type DeviceQueue, DriverFault, type QueueCounters } from '../virtio/index.js';
 import type { Handler } from './define.js';
 
+/** Where a packed ring begins: index 0 on both sides, both wrap counters set. */
+const PACKED_BASE_FIRST = 0x80008000;
+
 /** @internal What a queue needs from the loop that serves it. */
 export interface QueueLoop {
   readonly wake: () => void;
@@ -16,6 +19,8 @@ export class ServedQueue {
   readonly name: string;
   /** Index among the device's queues. */
   readonly index: number;
+  /** False when the queue goes on where a predecessor of this service had stopped. */
+  readonly isFresh: boolean;
   /** @internal */
   readonly ring: DeviceQueue;
   /** @internal */
@@ -50,6 +55,7 @@ export class ServedQueue {
     this.isSupply = isSupply;
     this.kickFd = kickFd;
     this.loop = loop;
+    this.isFresh = ring.base === (ring.features.packed ? PACKED_BASE_FIRST : 0);
   }
 
   /** Counters of the queue. */
@@ -116,6 +122,14 @@ export class ServedQueue {
     const text = `a supplied buffer is smaller than a message of ${shortSize} bytes`;
     this.loop.fail(this, new DriverFault('short', text));
     return false;
+  }
+
+  /**
+   * Stops the queue for what the driver placed in it: for devices that find it in an event of their
+   * own, where nobody would catch what is thrown.
+   */
+  blame(fault: DriverFault): void {
+    this.loop.fail(this, fault);
   }
 
   /** Serves again after a handler returned NOT_NOW. */
