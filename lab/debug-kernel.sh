@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds a kernel that watches itself (KASAN, lockdep, kmemleak and more) for the lab's x86-64
-# guest,
-# from Debian's linux-source and with the few drivers that the lab needs: see debug-kernel.config.
+# guest, from Debian's linux-source and with the few drivers that the lab needs: see
+# debug-kernel.config.
 # It becomes the folder "debug" of the lab ($VLO_LAB, else /var/cache/virtio-loopback/lab):
 #   bzImage, modules/RELEASE, initramfs.gz     for the guest
 #   build                                      what a module out of the tree is built with

@@ -62,8 +62,7 @@ const OURS = /\[virtio_loopback\]|^ +0xffffffff[0-9a-f]{8}$/m;
 
 /**
  * The leaks that our module has to do with, of what kmemleak found. Elsewhere it finds some as
- * well,
- * and errs at times.
+ * well, and errs at times.
  * @param {string} report
  * @returns {{ line: string, story: string[] }[]}
  */

@@ -1,4 +1,7 @@
-/** Builds the kernel module, and checks its source, in the lab's build tree. */
+/**
+ * Builds the kernel module, and drivers that Debian's kernels lack, and checks the module's source,
+ * in the lab's build tree.
+ */
 
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -12,6 +15,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import {
@@ -72,10 +76,15 @@ function makeCommand({ arch, release, build }) {
   ];
 }
 
+/** A new folder in the cache, in which something is built. */
+function makeScratch() {
+  mkdirSync(join(LAB, 'modules'), { recursive: true });
+  return mkdtempSync(join(LAB, 'modules', 'build-'));
+}
+
 /** Copies the module's source to a new folder of the cache. */
 function scratchCopy() {
-  mkdirSync(join(LAB, 'modules'), { recursive: true });
-  const scratch = mkdtempSync(join(LAB, 'modules', 'build-'));
+  const scratch = makeScratch();
   for (const path of sourceFiles()) cpSync(join(SOURCE, path), join(scratch, path));
   return scratch;
 }
@@ -83,6 +92,33 @@ function scratchCopy() {
 /** The compiler's and modpost's; that there is no vmlinux to take types from is none. */
 const isWarning = (line) =>
   /\bwarning:|\bWARNING:|\berror:/i.test(line) && !/vmlinux|compiler differs/.test(line);
+
+/** Where the module is kept that is made from these files for this kernel. */
+function targetFor(kernel, files) {
+  const hash = createHash('sha256').update(`${kernel.arch} ${kernel.release} ${kernel.build}\0`);
+  for (const { path, content } of files) hash.update(`${path}\0`).update(content);
+  return join(LAB, 'modules', `${hash.digest('hex').slice(0, 24)}.ko`);
+}
+
+/** Builds what lies in the folder, removes the folder, and leaves the result at `target`. */
+function buildIn(scratch, kernel, name, target) {
+  const started = performance.now();
+  try {
+    const command = [...makeCommand(kernel), 'modules'];
+    const { status, output } = inTree(kernel.version, kernel.build, scratch, command);
+    const warnings = output.split('\n').filter(isWarning);
+    if (status !== 0 || warnings.length > 0 || !existsSync(join(scratch, name))) {
+      process.stderr.write(output);
+      const reason = status === 0 ? `${warnings.length} warnings` : 'make failed';
+      throw new LabError(`${name} does not build for ${kernel.arch}: ${reason}`);
+    }
+    copyFileSync(join(scratch, name), join(scratch, 'done'));
+    renameSync(join(scratch, 'done'), target);
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+  progress(`${name} for ${kernel.release} (${kernel.arch}) built in ${secondsSince(started)}`);
+}
 
 /**
  * Builds the module for a kernel, if this source was not built for it before, and returns the path
@@ -92,28 +128,37 @@ const isWarning = (line) =>
 export function buildModule(kernel) {
   if (!hasModule()) throw new LabError('there is no kernel/Kbuild in this checkout');
   needParts([`build-${kernel.version}`]);
-  const hash = createHash('sha256').update(`${kernel.arch} ${kernel.release} ${kernel.build}\0`);
-  for (const path of sourceFiles())
-    hash.update(`${path}\0`).update(readFileSync(join(SOURCE, path)));
-  const target = join(LAB, 'modules', `${hash.digest('hex').slice(0, 24)}.ko`);
-  if (existsSync(target)) return target;
-  const started = performance.now();
-  const scratch = scratchCopy();
-  try {
-    const command = [...makeCommand(kernel), 'modules'];
-    const { status, output } = inTree(kernel.version, kernel.build, scratch, command);
-    const warnings = output.split('\n').filter(isWarning);
-    if (status !== 0 || warnings.length > 0 || !existsSync(join(scratch, MODULE))) {
-      process.stderr.write(output);
-      const reason = status === 0 ? `${warnings.length} warnings` : 'make failed';
-      throw new LabError(`the module does not build for ${kernel.arch}: ${reason}`);
-    }
-    copyFileSync(join(scratch, MODULE), join(scratch, 'done'));
-    renameSync(join(scratch, 'done'), target);
-  } finally {
-    rmSync(scratch, { recursive: true, force: true });
+  const files = sourceFiles().map((path) => ({ path, content: readFileSync(join(SOURCE, path)) }));
+  const target = targetFor(kernel, files);
+  if (!existsSync(target)) buildIn(scratchCopy(), kernel, MODULE, target);
+  return target;
+}
+
+/** Drivers of the kernel's that Debian's kernels do not have: where their source is. */
+const DRIVERS = {
+  'gpio-virtio': 'drivers/gpio/gpio-virtio.c',
+  virtio_can: 'drivers/net/can/virtio_can.c',
+};
+/** The jobs that need one. */
+const DRIVERS_OF = { gpio: ['gpio-virtio'], can: ['virtio_can'] };
+
+/** Drivers that a job finds beside our module. @param {string} job @returns {string[]} */
+export const driversFor = (job) => DRIVERS_OF[job] ?? [];
+
+/** Builds a driver of the kernel's, unchanged. @param {Kernel} kernel @param {string} name */
+export function buildDriver(kernel, name) {
+  if (kernel.version !== 'newest') {
+    throw new LabError(`${name} is built for the newest kernel only: its source is`);
   }
-  progress(`module for ${kernel.release} (${kernel.arch}) built in ${secondsSince(started)}`);
+  needParts([`build-${kernel.version}`, 'source']);
+  const path = `${name}.c`;
+  const content = readFileSync(part('source', 'tree', DRIVERS[name]));
+  const target = targetFor(kernel, [{ path, content }]);
+  if (existsSync(target)) return target;
+  const scratch = makeScratch();
+  writeFileSync(join(scratch, path), content);
+  writeFileSync(join(scratch, 'Kbuild'), `obj-m := ${name}.o\n`);
+  buildIn(scratch, kernel, `${name}.ko`, target);
   return target;
 }
 

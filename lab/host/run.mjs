@@ -12,7 +12,7 @@ import {
 import { join, resolve } from 'node:path';
 import { readIfThere, runGuest } from './guest.mjs';
 import { findFaults, findLeaks, mergeLogs } from './kernel-log.mjs';
-import { buildModule, hasModule } from './module.mjs';
+import { buildDriver, buildModule, driversFor, hasModule } from './module.mjs';
 import { LAB, needPackages, PROJECT, progress, secondsSince } from './places.mjs';
 import { addToReport } from './report.mjs';
 
@@ -143,12 +143,14 @@ function judge(run, kernel, { job, report }, tooEarly, started) {
 export async function runJob(kernel, options) {
   const packages = needPackages(kernel.arch);
   const module = options.module && kernel.build !== '' && hasModule() ? buildModule(kernel) : null;
+  const drivers = driversFor(options.job).map((name) => [name, buildDriver(kernel, name)]);
   const run = newRunFolder(kernel, options);
   const started = performance.now();
   mkdirSync(join(run, 'guest'));
   try {
     copyProject(join(run, 'project'));
     if (module !== null) copyFileSync(module, join(run, 'guest/virtio_loopback.ko'));
+    for (const [name, path] of drivers) copyFileSync(path, join(run, `guest/${name}.ko`));
     writeFileSync(join(run, 'guest/start'), startScript(kernel, options));
     const isShell = options.job === 'shell' && options.command === undefined;
     const interactive = isShell && process.stdin.isTTY === true;

@@ -1,10 +1,8 @@
 /**
  * What goes wrong in the life of a device, at random: back ends and adapters that are killed,
- * modules
- * that are to be removed, devices that go under load, and back ends that turn against the driver.
- * Nothing may hang, no data may be lost or wrong where somebody takes over, and requests fail and
- * the
- * device goes where nobody does.
+ * modules that are to be removed, devices that go under load, and back ends that turn against the
+ * driver. Nothing may hang, no data may be lost or wrong where somebody takes over, and requests
+ * fail and the device goes where nobody does.
  *
  *   npm run lab -- chaos [-- --rounds 50 --seed 1 --from 1 --only 'adapter killed']
  *

@@ -1,8 +1,7 @@
 /**
  * Throws ioctls, reads, polls and mappings at /dev/virtio-loopback: wrong arguments, sizes, orders
  * and descriptors, and devices that come and go meanwhile. What must hold: an error number for
- * each,
- * nothing in the kernel's log, no device left, and the module can be removed.
+ * each, nothing in the kernel's log, no device left, and the module can be removed.
  *
  *   npm run lab -- fuzz [-- --calls 100000 --seed 1]
  */

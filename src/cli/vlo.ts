@@ -102,7 +102,7 @@ async function addCommands(program: Command): Promise<void> {
 function isHelp(wanted: string | undefined): boolean {
   return (
     wanted === undefined ||
-    !/^(serve|doctor|bench|up|down|status|restart|attach|demo)$/.test(wanted)
+    !/^(serve|doctor|bench|up|down|status|restart|attach|demo|--version|-V)$/.test(wanted)
   );
 }
 

@@ -11,8 +11,9 @@ import { VLO } from './stand.mjs';
 const READY_MS = 90_000;
 /** A back end that does nothing is left alone for this long. */
 const QUIET_MS = 1500;
-/** An end takes that long at most where nobody answers: messages and the driver have their times.
- * */
+/**
+ * An end takes that long at most where nobody answers: messages and the driver have their times.
+ */
 const END_MS = 75_000;
 /** Ways to be hostile that fail no request. */
 const SERVING = ['lengths', 'storm'];
@@ -144,8 +145,9 @@ async function statusOf(words) {
   return stdout.startsWith('{') ? JSON.parse(stdout).devices[0] : null;
 }
 
-/** As a device of hal.yaml whose back end somebody else runs: `vlo status` says that it is broken.
- * */
+/**
+ * As a device of hal.yaml whose back end somebody else runs: `vlo status` says that it is broken.
+ */
 async function inHal({ stand: healthy, random, loops }, what) {
   const stand = new HostileStand(what);
   let well;

@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:f
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { getSystemErrorName } from 'node:util';
-import { start, waitFor } from './programs.mjs';
+import { PATIENCE, start, waitFor } from './programs.mjs';
 import { startVlo } from './spares.mjs';
 import { devicesLeft, folder, makeImage } from './stand.mjs';
 import { stuckTasks } from './system.mjs';
@@ -24,10 +24,11 @@ export const FAIL_MS = 60_000;
 /** fio's own error: what it read is not what it wrote. */
 const EILSEQ = 84;
 /** Longest time that the adapter's device may wait for another one. */
-const TAKEOVER_S = 30;
+const TAKEOVER_S = 30 * PATIENCE;
 
-/** fio was through with its work before anything was done: nothing was tried, and nothing failed.
- * */
+/**
+ * fio was through with its work before anything was done: nothing was tried, and nothing failed.
+ */
 export class TooShort extends Error {}
 
 export const LIMITS = { FIO_MS, READY_MS };
@@ -41,8 +42,7 @@ function completed(node) {
 
 /**
  * How fio makes 16 requests at a time. Where they are to fail, by 16 jobs that make one each: a
- * disk
- * that is gone has the size 0, so reads end with no bytes, and with libaio fio takes these for
+ * disk that is gone has the size 0, so reads end with no bytes, and with libaio fio takes these for
  * data.
  */
 const ENGINES = {
@@ -144,8 +144,9 @@ let count = 0;
 
 /** A disk. */
 export class Stand {
-  /** @param {{ memory?: 'bounce' | 'direct', ring?: 'split' | 'packed', takeover?: number }} what
-   * */
+  /**
+   * @param {{ memory?: 'bounce' | 'direct', ring?: 'split' | 'packed', takeover?: number }} what
+   */
   constructor({ memory = 'bounce', ring = 'split', takeover = TAKEOVER_S } = {}) {
     this.title = `${memory} ${ring}`;
     this.name = `chaos${count++}`;

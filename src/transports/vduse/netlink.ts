@@ -1,7 +1,6 @@
 /**
  * Generic netlink, as much of it as `vdpa dev add` and `vdpa dev del` need: messages of a header
- * and
- * attributes, each padded to four bytes (linux/netlink.h, linux/genetlink.h). Little-endian
+ * and attributes, each padded to four bytes (linux/netlink.h, linux/genetlink.h). Little-endian
  * machines only, as everywhere in this package: netlink has the machine's own order.
  */
 import { defineStruct } from '../../virtio/index.js';

@@ -1,9 +1,8 @@
 /**
  * The interface of VDUSE (vDPA Device in Userspace), as tables: field lists, from which offsets,
  * sizes, and the numbers of the ioctls come. `<linux/vduse.h>` is the source; `uapi.test.ts`
- * compares
- * the two through the C compiler. Version 0 of the interface is all that is used: one group of
- * queues, one address space. Linux 5.15 and all later ones have it.
+ * compares the two through the C compiler. Version 0 of the interface is all that is used: one
+ * group of queues, one address space. Linux 5.15 and all later ones have it.
  */
 import { defineStruct, type FieldTable } from '../../virtio/index.js';
 
