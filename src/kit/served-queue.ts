@@ -19,8 +19,6 @@ export class ServedQueue {
   readonly name: string;
   /** Index among the device's queues. */
   readonly index: number;
-  /** False when the queue goes on where a predecessor of this service had stopped. */
-  readonly isFresh: boolean;
   /** @internal */
   readonly ring: DeviceQueue;
   /** @internal */
@@ -55,12 +53,21 @@ export class ServedQueue {
     this.isSupply = isSupply;
     this.kickFd = kickFd;
     this.loop = loop;
-    this.isFresh = ring.base === (ring.features.packed ? PACKED_BASE_FIRST : 0);
   }
 
   /** Counters of the queue. */
   get counters(): Readonly<QueueCounters> {
     return this.ring.counters;
+  }
+
+  /** Where the queue is in its ring: one that goes on where it stopped starts there. */
+  get position(): number {
+    return this.ring.base;
+  }
+
+  /** True while nothing in the ring has been served, by nobody. */
+  get isFresh(): boolean {
+    return this.ring.base === (this.ring.features.packed ? PACKED_BASE_FIRST : 0);
   }
 
   /** True when the queue stops and takes no more requests. */

@@ -89,6 +89,9 @@ export class ConsoleDevice {
         if (queue === this.control) this.flush();
         else this.ports[portOf(queue.index)]?.pump();
       },
+      reset: () => {
+        for (const port of this.ports) port.reset();
+      },
       close: () => this.close(),
     };
   }
@@ -132,9 +135,7 @@ export class ConsoleDevice {
     }
     const port = this.ports[portOf(index)];
     if (port === undefined || queue.name.startsWith('control')) return;
-    if (queue.isSupply) port.receive = queue;
-    else port.transmit = queue;
-    if (!queue.isSupply && isFresh) port.forgetSent();
+    port.started(queue);
     this.announce(port);
     port.pump();
   }
@@ -160,10 +161,7 @@ export class ConsoleDevice {
 
   private queueStopping(queue: ServedQueue): void {
     if (queue === this.control) this.control = null;
-    for (const port of this.ports) {
-      if (port.receive === queue) port.receive = null;
-      if (port.transmit === queue) port.transmit = null;
-    }
+    for (const port of this.ports) port.stopping(queue);
   }
 
   private send(request: Request, queue: ServedQueue): HandlerResult {

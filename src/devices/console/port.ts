@@ -11,6 +11,9 @@ const CALL_SIZE_MAX = 256 * 1024;
 const TURN_SIZE_MAX = 2 ** 20;
 const TURN_BUFFERS_MAX = 64;
 
+/** No position of a queue. */
+const NOWHERE = -1;
+
 export class Port {
   readonly id: number;
   readonly spec: PortSpec;
@@ -33,6 +36,8 @@ export class Port {
   private backlog: Backlog | null = null;
   /** Bytes of the first request in the ring that the end has taken already. */
   private sentCount = 0;
+  private stoppedAt = NOWHERE;
+  private isStoppedFresh = false;
   private wantsRead = false;
   private isWaiting = false;
   private isClosed = false;
@@ -52,9 +57,27 @@ export class Port {
     this.pending.length = 0;
   }
 
-  /** A transmit queue starts anew: nothing of what it holds was sent. */
-  forgetSent(): void {
-    this.sentCount = 0;
+  /** The device was reset: a queue that had served nothing may be another one next time. */
+  reset(): void {
+    if (this.isStoppedFresh) this.stoppedAt = NOWHERE;
+  }
+
+  /** A queue of the port runs. Where it goes on, so does the request that was sent in part. */
+  started(queue: ServedQueue): void {
+    if (queue.isSupply) {
+      this.receive = queue;
+      return;
+    }
+    this.transmit = queue;
+    if (queue.position !== this.stoppedAt) this.sentCount = 0;
+  }
+
+  stopping(queue: ServedQueue): void {
+    if (queue === this.receive) this.receive = null;
+    if (queue !== this.transmit) return;
+    this.transmit = null;
+    this.stoppedAt = queue.position;
+    this.isStoppedFresh = queue.isFresh;
   }
 
   /** A request of the driver: its bytes go to the end. A port whose end nobody is at swallows. */
