@@ -1,12 +1,8 @@
 /** The console device: control messages and ports, over an end that can do what real ones can. */
-import * as v from 'valibot';
 import { afterEach, describe, expect, test } from 'vitest';
-import { type AnyDeviceDefinition, defineDevice } from '../../kit/index.js';
 import { cutAt, MockDriver, type MockDriverOptions, pattern } from '../../testing/index.js';
-import { NullEnd } from './backend-null.js';
-import { ConsoleDevice } from './device.js';
-import { consoleDevice } from './index.js';
-import { parsePort } from './options.js';
+import type { NullEnd } from './backend-null.js';
+import { scriptedConsole } from './test-utils.js';
 import {
   CONSOLE_F,
   CONTROL_RECEIVE,
@@ -28,29 +24,6 @@ afterEach(async () => {
   for (const driver of drivers.splice(0)) await driver.close();
 });
 
-/** The device over ends for tests. */
-function scripted(ports: readonly string[], ends: NullEnd[]): AnyDeviceDefinition {
-  return defineDevice({
-    ...consoleDevice,
-    options: v.object({}),
-    arguments: {},
-    open: (_options, host) =>
-      new ConsoleDevice({
-        ports: (ports.length === 0 ? [',console'] : ports).map(parsePort),
-        isMultiport: ports.length > 0,
-        size: { cols: 80, rows: 24 },
-        openEnd: (_spec, events) => {
-          const end = new NullEnd(events);
-          end.heard = new Uint8Array(0);
-          ends.push(end);
-          return end;
-        },
-        setConfig: (bytes) => host.setConfig(bytes),
-        log: (line) => host.log(line),
-      }).open(),
-  });
-}
-
 /** A driver as a kernel has it: it supplies buffers and answers. */
 class Guest {
   readonly driver: MockDriver;
@@ -63,7 +36,7 @@ class Guest {
 
   static async start(ports: readonly string[], mock: MockDriverOptions = {}): Promise<Guest> {
     const ends: NullEnd[] = [];
-    const driver = await MockDriver.open(scripted(ports, ends), {}, mock);
+    const driver = await MockDriver.open(scriptedConsole(ports, ends), {}, mock);
     drivers.push(driver);
     return new Guest(driver, ends);
   }

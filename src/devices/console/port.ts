@@ -55,6 +55,8 @@ export class Port {
     this.isGuestOpen = false;
     this.isConsole = false;
     this.pending.length = 0;
+    this.wantsRead = false;
+    this.wish();
   }
 
   /** The device was reset: a queue that had served nothing may be another one next time. */
