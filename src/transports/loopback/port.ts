@@ -14,6 +14,7 @@ import type {
   PortState,
   QueueEvents,
 } from '../kernel-port.js';
+import { checkProcessors } from './console.js';
 import {
   errnoOf,
   featureBytes,
@@ -42,9 +43,8 @@ async function openLoopback(spec: PortSpec): Promise<KernelPort> {
   for (;;) {
     const control = LoopbackControl.open();
     try {
-      const isTakenOver = !create(control, spec);
-      if (!isTakenOver || attach(control, spec))
-        return new LoopbackPort(control, spec, isTakenOver);
+      const isTakenOver = obtain(control, spec);
+      if (isTakenOver !== null) return new LoopbackPort(control, spec, isTakenOver);
     } catch (error) {
       control.close();
       throw error;
@@ -57,6 +57,17 @@ async function openLoopback(spec: PortSpec): Promise<KernelPort> {
     }
     await sleep(BUSY_PAUSE_MS);
   }
+}
+
+/** Makes the device (false), takes it over (true), or finds it in the hands of others (null). */
+function obtain(control: LoopbackControl, spec: PortSpec): boolean | null {
+  if (spec.type === 'console') {
+    // Ports that are there already are no new ones.
+    if (attach(control, spec)) return true;
+    checkProcessors(spec.queueSizes.length);
+  }
+  if (create(control, spec)) return false;
+  return attach(control, spec) ? true : null;
 }
 
 /** What the module would refuse without a word. @throws VloError VLO_OPTION_INVALID */
