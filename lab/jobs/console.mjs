@@ -4,10 +4,20 @@
  */
 
 import { createHash } from 'node:crypto';
-import { closeSync, createReadStream, existsSync, readdirSync, readFileSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  createReadStream,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+} from 'node:fs';
 import { connect as connectSocket } from 'node:net';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
+import { openPty } from '../../dist/native/index.js';
+import { libc } from '../../dist/native/libc.js';
 import { check, fact } from './support/checks.mjs';
 import { run, start, waitFor } from './support/programs.mjs';
 import { attach, folder, serve, VLO, waitForNoDevices } from './support/stand.mjs';
@@ -17,6 +27,8 @@ const MIB = 2 ** 20;
 const BULK_SIZE = 64 * MIB;
 const BLOCK = 32768;
 const RATE_SIZE = 16 * MIB;
+const F_SETFL = 4;
+const { O_RDWR } = constants;
 const HAS_BOUNCE = !(ARCH === 'riscv64' && KERNEL.startsWith('6.12'));
 const LOOPBACK = [...['--transport', 'loopback'], ...(HAS_BOUNCE ? [] : ['--memory', 'direct'])];
 const IS_FOREIGN = ARCH !== 'x86-64';
@@ -151,13 +163,12 @@ async function timed(action) {
 
 const rate = (size, ms) => `${(size / MIB / (ms / 1000)).toFixed(1)} MiB/s`;
 
-/** A pseudo-terminal of the kernel's: a descriptor of one side, the path of the other. */
-async function openTerminal() {
-  const { default: koffi } = await import('koffi');
-  const libc = koffi.load(null);
-  const fd = libc.func('int posix_openpt(int)')(0o2 | 0o400);
-  if (libc.func('int unlockpt(int)')(fd) !== 0) throw new Error('no pseudo-terminal');
-  return { fd, path: libc.func('str ptsname(int)')(fd) };
+/** A pseudo-terminal alone, open on both sides. */
+function openTerminal() {
+  const { fd, path } = openPty();
+  libc.fcntl(fd.number, F_SETFL, O_RDWR); // Who reads waits for it.
+  const other = openSync(path, O_RDWR);
+  return { fd, path, close: () => [fd.close(), closeSync(other)] };
 }
 
 /** The same bytes through a port whose other end is a terminal, and through a terminal alone. */
@@ -174,11 +185,12 @@ async function compareWithTerminal() {
     await waitFor(() => isOpen(console.node), 'open port');
     rates.port.push(await timed(() => Promise.all([write(console.node), reader.ended])));
     if (reader.stdout.trim() !== `${RATE_SIZE}`) throw new Error(`${reader.stdout} bytes`);
-    const terminal = await openTerminal();
-    await run(['stty', '-F', terminal.path, 'raw', '-echo']);
-    const other = start(['sh', '-c', count], { stdio: [terminal.fd, 'pipe', 'pipe'] });
+    const terminal = openTerminal();
+    const stdio = [terminal.fd.number, 'pipe', 'pipe'];
+    const other = start(['sh', '-c', count], { stdio });
     rates.terminal.push(await timed(() => Promise.all([write(terminal.path), other.ended])));
-    closeSync(terminal.fd);
+    terminal.close();
+    if (other.stdout.trim() !== `${RATE_SIZE}`) throw new Error(`${other.stdout} bytes`);
   }
   await end(console);
   const median = (list) => list.toSorted((a, b) => a - b)[1];

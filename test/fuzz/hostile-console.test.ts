@@ -1,4 +1,4 @@
-/** Drivers of the console that no honest one is: the device blames them, and serves the next one. */
+/** Drivers that no honest one is like: the console blames them, and serves the next one. */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import type { NullEnd } from '../../src/devices/console/backend-null.js';

@@ -1,4 +1,4 @@
-/** What all ends over a descriptor share: reading, writing, and noticing that the other side left. */
+/** What all ends over a descriptor share: reading, writing, noticing that the other side left. */
 import {
   ERRNO,
   type Fd,

@@ -92,7 +92,7 @@ export class ConsolePort {
   }
 
   /**
-   * Sends bytes; resolves when the device has taken them all. Writes are served one after the other.
+   * Sends bytes, after those of earlier writes; resolves when the device has taken them all.
    * @throws VloError VLO_DISCONNECTED, VLO_CLOSED as the driver fails
    */
   write(bytes: Uint8Array): Promise<void> {
