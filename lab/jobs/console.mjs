@@ -69,7 +69,7 @@ async function stand(ports, words = []) {
   const place = folder('console');
   const socket = join(place, 'socket');
   const specs = ports.map(([name, backend, more = '']) =>
-    [name, `backend=${backend}`, `path=${join(place, name)}`].join(',').concat(more),
+    [name, `chardev=${backend}`, `path=${join(place, name)}`].join(',').concat(more),
   );
   const options = specs.flatMap((spec) => ['--port', spec]);
   const device = await serve('console', socket, options);
@@ -266,9 +266,9 @@ async function refuse() {
     if (status === 0) throw new Error('it was not refused');
     return stderr.trim();
   };
-  const alone = await attempt(['--backend', 'null']);
+  const alone = await attempt(['--chardev', 'null']);
   if (!/interrupts off/.test(alone)) throw new Error(alone);
-  const ports = cpus().map((_, index) => `p${index},backend=null`);
+  const ports = cpus().map((_, index) => `p${index},chardev=null`);
   const many = await attempt(['--port', ...ports]);
   if (!/processors/.test(many)) throw new Error(many);
   return many;

@@ -113,8 +113,8 @@ describeWithPeers('virtio_console in User-Mode Linux', () => {
     const ws = new Workspace();
     const [socket, size] = [ws.path('data'), 64 * MiB];
     const backend = await startConsole(ws, [
-      ...['--port', `org.example.data,backend=unix,path=${socket}`],
-      ...['--port', `org.example.log,backend=file,path=${ws.path('log')}`],
+      ...['--port', `org.example.data,chardev=unix,path=${socket}`],
+      ...['--port', `org.example.log,chardev=file,path=${ws.path('log')}`],
     ]);
     const sent = randomBytes(size);
     const heard: Buffer[] = [];

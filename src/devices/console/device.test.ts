@@ -1,7 +1,11 @@
 /** The console device: control messages and ports, over an end that can do what real ones can. */
 import { afterEach, describe, expect, test } from 'vitest';
+import { DeviceProcess } from '../../kit/index.js';
+import { expectNoLeaks } from '../../native/test-utils.js';
 import { cutAt, MockDriver, type MockDriverOptions, pattern } from '../../testing/index.js';
 import type { NullEnd } from './backend-null.js';
+import { consoleDevice } from './index.js';
+import { parsePort } from './options.js';
 import { scriptedConsole } from './test-utils.js';
 import {
   CONSOLE_F,
@@ -319,4 +323,39 @@ test('messages that make no sense are left alone', async () => {
   await expect(guest.driver.nextFilled(CONTROL_RECEIVE, 20)).rejects.toMatchObject({});
   await guest.say(0, EVENT.DEVICE_READY, 1);
   expect(await guest.hear()).toEqual([0, EVENT.DEVICE_ADD, 1, '']);
+});
+
+test.each([
+  [{ chardev: 'serial' }, '--chardev: one of pty, unix, stdio, file, null is needed'],
+  [{ chardev: 'unix' }, "--chardev: 'unix' needs a path"],
+  [{ chardev: 'null', path: '/tmp/x' }, "--chardev: 'null' takes no path"],
+  [{ terminalSize: '80' }, '--terminal-size: a size such as 80x24 is needed'],
+  [{ port: ['a,chardev=x'] }, '--port: one of pty, unix, stdio, file, null is needed'],
+  [{ port: ['a,b'] }, "--port: chardev=, path= and console are known, not 'b'"],
+  [{ port: ['a,chardev=file'] }, "--port: 'file' needs a path"],
+  [{ port: ['a', 'a'] }, "--port: 'a' is the name of two ports"],
+  [{ port: ['a,path=/x', 'b,path=/x'] }, "--port: '/x' is the path of two ports"],
+  [{ port: ['a,chardev=stdio', ',chardev=stdio'] }, "--port: only one port can have 'stdio'"],
+  [{ port: ['x'.repeat(121)] }, /--port: a name of up to 120 bytes/],
+  [{ port: new Array(32).fill('') }, '--port: at most 31 ports are possible'],
+])('options: %o is refused', async (options, message) => {
+  await expect(DeviceProcess.open(consoleDevice, options)).rejects.toMatchObject({
+    code: 'VLO_OPTION_INVALID',
+    message: typeof message === 'string' ? `console: ${message}` : expect.stringMatching(message),
+  });
+});
+
+test('options: ports as they are given', () => {
+  expect(parsePort('org.example.a,chardev=unix,path=/tmp/a=b.sock')).toEqual({
+    ...{ name: 'org.example.a', backend: 'unix', path: '/tmp/a=b.sock', isConsole: false },
+  });
+  expect(parsePort(',console')).toEqual({
+    ...{ name: '', backend: 'pty', path: null, isConsole: true },
+  });
+});
+
+test('a port that cannot be opened leaves nothing of the others', async () => {
+  const open = () =>
+    DeviceProcess.open(consoleDevice, { port: ['a', 'b,chardev=file,path=/nowhere/log'] });
+  await expectNoLeaks(() => expect(open()).rejects.toMatchObject({ code: 'VLO_PORT_ACCESS' }));
 });

@@ -27,7 +27,7 @@ export const consoleDevice = defineDevice({
   summary: 'a terminal, or named ports for programs on both sides',
   virtioId: VIRTIO_ID.console,
   options: v.object({
-    backend: v.optional(v.picklist(BACKENDS, `one of ${BACKENDS.join(', ')} is needed`), 'pty'),
+    chardev: v.optional(v.picklist(BACKENDS, `one of ${BACKENDS.join(', ')} is needed`), 'pty'),
     path: v.optional(v.string('a path is needed')),
     port: v.optional(
       v.pipe(
@@ -36,7 +36,7 @@ export const consoleDevice = defineDevice({
       ),
       [],
     ),
-    size: v.optional(
+    terminalSize: v.optional(
       v.pipe(
         v.string('a size such as 80x24 is needed'),
         v.check((text) => parseTerminalSize(text) !== null, 'a size such as 80x24 is needed'),
@@ -45,8 +45,8 @@ export const consoleDevice = defineDevice({
     ),
   }),
   arguments: {
-    backend: {
-      flags: '-b, --backend <name>',
+    chardev: {
+      flags: '-c, --chardev <name>',
       description: 'the other end of the only port: pty (default), unix, stdio, file or null',
     },
     path: {
@@ -55,16 +55,16 @@ export const consoleDevice = defineDevice({
     },
     port: {
       flags: '-p, --port <port...>',
-      description: 'instead, ports: a name, then ,backend= ,path= and ,console as wanted',
+      description: 'instead, ports: a name, then ,chardev= ,path= and ,console as wanted',
     },
-    size: {
-      flags: '--size <columns>x<rows>',
+    terminalSize: {
+      flags: '--terminal-size <columns>x<rows>',
       description: 'size of a terminal that does not know its own (default: 80x24)',
     },
   },
   examples: [
     'vlo serve console --socket-path /tmp/console.sock --path /tmp/tty # then: screen /tmp/tty',
-    'vlo serve console --socket-path /tmp/ports.sock --port agent,backend=unix,path=/tmp/agent.sock',
+    'vlo serve console --socket-path /tmp/ports.sock --port agent,chardev=unix,path=/tmp/agent.sock',
   ],
   queues: [
     { name: 'receiveq', sizeMax: 256, kind: 'supply' },
@@ -72,13 +72,13 @@ export const consoleDevice = defineDevice({
     { name: 'controlReceiveq', sizeMax: 256, kind: 'supply' },
     { name: 'controlTransmitq', sizeMax: 256 },
   ],
-  open({ backend, path = null, port, size }, host) {
+  open({ chardev, path = null, port, terminalSize }, host) {
     const isMultiport = port.length > 0;
-    const only: PortSpec = { name: '', backend, path, isConsole: true };
+    const only: PortSpec = { name: '', backend: chardev, path, isConsole: true };
     return new ConsoleDevice({
-      ports: isMultiport ? checkPorts(port.map(parsePort)) : [checkPort('--backend', only)],
+      ports: isMultiport ? checkPorts(port.map(parsePort)) : [checkPort('--chardev', only)],
       isMultiport,
-      size: parseTerminalSize(size)!,
+      size: parseTerminalSize(terminalSize)!,
       openEnd,
       setConfig: (bytes) => host.setConfig(bytes),
       log: (line) => host.log(line),

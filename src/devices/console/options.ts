@@ -1,4 +1,4 @@
-/** The options of the console, as texts: `--port getty,backend=pty,path=/tmp/tty`. */
+/** The options of the console, as texts: `--port getty,chardev=pty,path=/tmp/tty`. */
 import { VloError } from '../../errors.js';
 import type { TerminalSize } from '../../native/index.js';
 import { BACKENDS, type BackendName, type PortSpec } from './backend.js';
@@ -20,16 +20,16 @@ export function checkPort(flag: string, port: PortSpec): PortSpec {
     refuse(flag, `a name of up to ${NAME_SIZE_MAX} bytes is needed, not '${name}'`);
   }
   if (NEEDS_PATH.includes(backend) && (path === null || path === '')) {
-    refuse(flag, `backend '${backend}' needs a path`);
+    refuse(flag, `'${backend}' needs a path`);
   }
   if (path !== null && backend !== 'pty' && !NEEDS_PATH.includes(backend)) {
-    refuse(flag, `backend '${backend}' takes no path`);
+    refuse(flag, `'${backend}' takes no path`);
   }
   return port;
 }
 
 /**
- * Reads one `--port`: a name, then `backend=`, `path=` and `console`, with commas between them.
+ * Reads one `--port`: a name, then `chardev=`, `path=` and `console`, with commas between them.
  * @throws VloError VLO_OPTION_INVALID
  */
 export function parsePort(text: string): PortSpec {
@@ -44,9 +44,9 @@ export function parsePort(text: string): PortSpec {
     const [key, value] = [part.split('=', 1)[0]!, part.slice(part.indexOf('=') + 1)];
     if (part === 'console') port.isConsole = true;
     else if (key === 'path' && key !== part) port.path = value;
-    else if (key === 'backend' && isBackend(value)) port.backend = value;
-    else if (key === 'backend') refuse('--port', `one of ${BACKENDS.join(', ')} is needed`);
-    else refuse('--port', `backend=, path= and console are known, not '${part}'`);
+    else if (key === 'chardev' && isBackend(value)) port.backend = value;
+    else if (key === 'chardev') refuse('--port', `one of ${BACKENDS.join(', ')} is needed`);
+    else refuse('--port', `chardev=, path= and console are known, not '${part}'`);
   }
   return checkPort('--port', port);
 }
@@ -61,7 +61,7 @@ export function checkPorts(ports: readonly PortSpec[]): readonly PortSpec[] {
   if (path !== undefined) refuse('--port', `'${path}' is the path of two ports`);
   if (name !== undefined) refuse('--port', `'${name}' is the name of two ports`);
   if (ports.filter(({ backend }) => backend === 'stdio').length > 1) {
-    refuse('--port', "only one port can have the backend 'stdio'");
+    refuse('--port', "only one port can have 'stdio'");
   }
   return ports;
 }
