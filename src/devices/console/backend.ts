@@ -3,29 +3,17 @@
  * ones are in `backend-*.ts`; the one in `backend-null.ts` runs without any resource and can do
  * whatever a real one can.
  */
-import type { IovecList, TerminalSize } from '../../native/index.js';
+import type { ByteEnd } from '../../kit/index.js';
+import type { TerminalSize } from '../../native/index.js';
 
-/** Result of a read or write where nobody is at the other end any more. */
-export const GONE = -1;
+export { GONE } from '../../kit/index.js';
 
 /** The host's end of one port. */
-export interface PortEnd {
+export interface PortEnd extends ByteEnd {
   /** Where it is, for the log. */
   readonly place: string;
-  /** Somebody is there. */
-  readonly isOpen: boolean;
   /** Size of the terminal that is there; null where there is none, or none that has a size. */
   readonly size: TerminalSize | null;
-  /**
-   * Fills the list's memory, without waiting. @returns bytes; 0 when there are none; {@link GONE}
-   */
-  read(list: IovecList): number;
-  /** Takes bytes, without waiting. @returns how many; 0 when it is full; {@link GONE} */
-  write(list: IovecList): number;
-  /** Wishes for calls of {@link PortEvents.ready}, until the next wish. */
-  want(readable: boolean, writable: boolean): void;
-  /** Frees everything. */
-  close(): void;
 }
 
 /** What an end tells its port. */

@@ -117,7 +117,7 @@ export class ConsoleDevice {
     this.isDriverReady = false;
     for (const port of this.ports) port.forget();
     this.ports[0]!.isConsole = true;
-    this.ports[0]!.isGuestOpen = true;
+    this.ports[0]!.isReceiving = true;
   }
 
   /** A console that is called before anything is set up: one character (section 5.3.4). */
@@ -152,7 +152,7 @@ export class ConsoleDevice {
       this.isDriverReady = true;
       for (const port of this.ports) {
         port.isAdded = true;
-        port.isGuestOpen = true;
+        port.isReceiving = true;
         this.portReady(port);
       }
     }
@@ -184,7 +184,7 @@ export class ConsoleDevice {
     if (event === EVENT.PORT_READY && value === 1) this.portReady(port);
     else if (event === EVENT.PORT_READY) this.options.log(`the driver could not set up port ${id}`);
     else if (event === EVENT.PORT_OPEN) {
-      port.isGuestOpen = value !== 0;
+      port.isReceiving = value !== 0;
       port.pump();
     }
   }
