@@ -58,7 +58,7 @@ class Person {
 
 /** A shell on the terminal, as getty and login would give one; and what the size is there. */
 const LOGIN = `set -euo pipefail
-cat /sys/class/virtio-ports/*/name >/tmp/names || true
+until [[ -e /dev/hvc0 ]]; do sleep 0.05; done
 busybox setsid -c bash -c '
   exec <>"$0" >&0 2>&0; stty sane; stty -echo
   printf "login: "; read -r name; printf "Password: "; read -r word
@@ -126,16 +126,18 @@ describeWithPeers('virtio_console in User-Mode Linux', () => {
       if (heardSize === size) client.write(sent);
     });
     const script = `set -euo pipefail
-      for p in /sys/class/virtio-ports/*; do
-        [[ $(<$p/name) == org.example.data ]] && data=/dev/\${p##*/}
-        [[ $(<$p/name) == org.example.log ]] && log=/dev/\${p##*/}
-      done
-      exec 3<>$data
+      # The device announces its ports one by one.
+      find_port() {
+        until grep -lsx "$1" /sys/class/virtio-ports/*/name; do sleep 0.05; done
+      }
+      data=$(find_port org.example.data | cut -d/ -f5)
+      log=$(find_port org.example.log | cut -d/ -f5)
+      exec 3<>/dev/$data
       head -c ${size} /dev/urandom >/tmp/data
       cat /tmp/data >&3
       echo "SENT $(sha256sum </tmp/data)"; rm /tmp/data
       echo "HEARD $(head -c ${size} <&3 | sha256sum)"
-      for i in {1..100}; do echo "line $i"; done >$log`;
+      for i in {1..100}; do echo "line $i"; done >/dev/$log`;
     const { status, console: said } = await runUml(ws, CONSOLE, script, MODULES);
     expect(status, said).toBe(0);
     expect(/^SENT (\w+)/m.exec(said)?.[1]).toBe(sha256(Buffer.concat(heard)));
