@@ -43,6 +43,7 @@ export class ConsoleDevice {
   private readonly ports: Port[] = [];
   private control: ServedQueue | null = null;
   private isDriverReady = false;
+  private flushTimer: NodeJS.Immediate | null = null;
   private features = 0n;
   private config: Uint8Array;
 
@@ -156,7 +157,7 @@ export class ConsoleDevice {
         this.portReady(port);
       }
     }
-    this.flush();
+    this.flushTimer ??= setImmediate(() => this.flush());
   }
 
   private queueStopping(queue: ServedQueue): void {
@@ -231,13 +232,20 @@ export class ConsoleDevice {
     this.options.setConfig(config);
   }
 
+  /**
+   * Not at once: Linux waits for its own message to come back with a lock held that its answer to
+   * this one needs, and whoever waits for a lock takes a processor, too. Where there are two, none
+   * would be left for this process to give that message back.
+   */
   private tell(port: Port, event: number): void {
     if (!port.pending.includes(event)) port.pending.push(event);
-    this.flush();
+    this.flushTimer ??= setImmediate(() => this.flush());
   }
 
   /** Sends what is to be told, as far as the driver has supplied buffers. */
   private flush(): void {
+    if (this.flushTimer !== null) clearImmediate(this.flushTimer);
+    this.flushTimer = null;
     for (const port of this.ports) {
       for (let event = port.pending[0]; event !== undefined; event = port.pending[0]) {
         if (this.control?.deliver([this.message(port, event)]) !== true) return;
@@ -256,6 +264,7 @@ export class ConsoleDevice {
   }
 
   private close(): void {
+    if (this.flushTimer !== null) clearImmediate(this.flushTimer);
     for (const port of this.ports) port.close();
   }
 }
