@@ -72,6 +72,12 @@ export const ERROR_TABLE = {
     exitStatus: 1,
     summary: 'The socket, file or terminal of a console port cannot be made; check its path.',
   },
+  VLO_CHIP_ACCESS: {
+    exitStatus: 1,
+    summary:
+      'The GPIO chip of --device-list is not there, is no GPIO chip, or cannot be opened; the message ' +
+      'says which of them.',
+  },
   VLO_PROTOCOL: {
     exitStatus: 1,
     summary:

@@ -2,6 +2,7 @@
 import type { AnyDeviceDefinition } from '../kit/index.js';
 import { blk } from './blk/index.js';
 import { consoleDevice } from './console/index.js';
+import { gpio } from './gpio/index.js';
 import { rng } from './rng/index.js';
 
-export const DEVICES: readonly AnyDeviceDefinition[] = [blk, rng, consoleDevice];
+export const DEVICES: readonly AnyDeviceDefinition[] = [blk, rng, consoleDevice, gpio];

@@ -16,5 +16,16 @@ export {
   type ConsolePortEvents,
 } from './console/driver.js';
 export { consoleDevice } from './console/index.js';
+export { GpioDriver } from './gpio/driver.js';
+export { gpio } from './gpio/index.js';
+export {
+  type EndWatch,
+  LineCommands,
+  type LineHost,
+  type LineState,
+  parseCommand,
+} from './gpio/line-commands.js';
+export { LineSocket, sayToLines } from './gpio/line-socket.js';
+export { DIRECTION, TRIGGER } from './gpio/wire.js';
 export { RngDriver } from './rng/driver.js';
 export { rng } from './rng/index.js';

@@ -44,30 +44,27 @@ async function openLoopback(spec: PortSpec): Promise<KernelPort> {
     const control = LoopbackControl.open();
     try {
       const isTakenOver = obtain(control, spec);
-      if (isTakenOver !== null) return new LoopbackPort(control, spec, isTakenOver);
+      if (typeof isTakenOver === 'boolean') return new LoopbackPort(control, spec, isTakenOver);
+      if (Date.now() > end) throw inUse(spec.name, isTakenOver);
     } catch (error) {
       control.close();
       throw error;
     }
     // Its adapter is still dying, or the kernel has not finished to remove it.
     control.close();
-    if (Date.now() > end) {
-      const message = `a living adapter has the device '${spec.name}': end it, or choose another name`;
-      throw new VloError('VLO_DEVICE_IN_USE', message);
-    }
     await sleep(BUSY_PAUSE_MS);
   }
 }
 
-/** Makes the device (false), takes it over (true), or finds it in the hands of others (null). */
-function obtain(control: LoopbackControl, spec: PortSpec): boolean | null {
+/** Makes the device (false), takes it over (true), or says what is in the way (an errno). */
+function obtain(control: LoopbackControl, spec: PortSpec): boolean | string {
   if (spec.type === 'console') {
     // Ports that are there already are no new ones.
-    if (attach(control, spec)) return true;
+    const obstacle = attach(control, spec);
+    if (obstacle !== 'ENOENT') return obstacle ?? true;
     checkProcessors(spec.queueSizes.length);
   }
-  if (create(control, spec)) return false;
-  return attach(control, spec) ? true : null;
+  return create(control, spec) ? false : (attach(control, spec) ?? true);
 }
 
 /** What the module would refuse without a word. @throws VloError VLO_OPTION_INVALID */
@@ -128,16 +125,24 @@ function createProblem(errno: string, { memory, type }: PortSpec): VloError | nu
   return problem === null ? null : new VloError('VLO_TRANSPORT_UNAVAILABLE', problem);
 }
 
-/** Takes the device over; false when it is not to be had now. */
-function attach(control: LoopbackControl, { name }: PortSpec): boolean {
+/** Takes the device over; null, or the number of the error when it is not to be had now. */
+function attach(control: LoopbackControl, { name }: PortSpec): string | null {
   try {
     control.attach(name);
-    return true;
+    return null;
   } catch (error) {
     const errno = errnoOf(error);
-    if (errno === 'EBUSY' || errno === 'ENODEV' || errno === 'ENOENT') return false;
+    if (errno === 'EBUSY' || errno === 'ENODEV' || errno === 'ENOENT') return errno;
     throw error;
   }
+}
+
+function inUse(name: string, errno: string): VloError {
+  const message =
+    errno === 'EBUSY'
+      ? `a living adapter has the device '${name}': end it, or choose another name`
+      : `the kernel still removes a device '${name}': try again, or choose another name`;
+  return new VloError('VLO_DEVICE_IN_USE', message);
 }
 
 // Notes in the kernel beside no descriptor: no ring is served; some are, and nobody keeps track.
