@@ -68,6 +68,10 @@ export const ERROR_TABLE = {
     exitStatus: 1,
     summary: 'The source of entropy cannot be opened or read; check --filename.',
   },
+  VLO_PORT_ACCESS: {
+    exitStatus: 1,
+    summary: 'The socket, file or terminal of a console port cannot be made; check its path.',
+  },
   VLO_CHIP_ACCESS: {
     exitStatus: 1,
     summary:

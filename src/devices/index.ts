@@ -9,6 +9,13 @@ export {
 } from './blk/driver-slots.js';
 export { blk } from './blk/index.js';
 export { DEVICES } from './catalog.js';
+export { PtyEnd } from './console/backend-pty.js';
+export {
+  ConsoleDriver,
+  type ConsolePort,
+  type ConsolePortEvents,
+} from './console/driver.js';
+export { consoleDevice } from './console/index.js';
 export { GpioDriver } from './gpio/driver.js';
 export { gpio } from './gpio/index.js';
 export {

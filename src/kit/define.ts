@@ -78,6 +78,11 @@ export interface OpenDevice<QueueName extends string = string> {
   readonly handlers: { readonly [K in QueueName]?: Handler };
   /** How many queues of a name there are; 1 where it is left out. */
   readonly queueCounts?: { readonly [K in QueueName]?: number };
+  /**
+   * The name of each queue, by index, where kinds of queues take turns; else all queues of a name
+   * follow each other, as many as {@link queueCounts} says.
+   */
+  readonly queueOrder?: readonly string[];
   /** The driver wrote to the config space. @throws VloError to refuse. */
   writeConfig?(offset: number, bytes: Uint8Array): void;
   /** The driver accepted these features. */

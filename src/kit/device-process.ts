@@ -90,12 +90,18 @@ export class DeviceProcess implements BackEndDevice {
       onBug: (queue: ServedQueue, error: unknown) => process.onBug(queue, error),
     };
     process.service = new QueueService(device, events, runOptions.pollUs ?? POLL_US_DEFAULT);
-    for (const queue of definition.queues) {
-      const counts = device.queueCounts as Record<string, number> | undefined;
-      const count = counts?.[queue.name] ?? 1;
-      for (let i = 0; i < count; i += 1) process.queueNames.push(queue.name);
-    }
+    process.queueNames.push(...(device.queueOrder ?? process.queuesByKind()));
+    const isKnown = (name: string): boolean => definition.queues.some((kind) => kind.name === name);
+    assert(process.queueNames.every(isKnown), `an unknown queue of '${definition.name}'`);
     return process;
+  }
+
+  /** All queues of a name follow each other. */
+  private queuesByKind(): string[] {
+    const counts = this.device.queueCounts as Record<string, number> | undefined;
+    return this.definition.queues.flatMap(({ name }) =>
+      new Array<string>(counts?.[name] ?? 1).fill(name),
+    );
   }
 
   get name(): string {

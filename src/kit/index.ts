@@ -1,4 +1,5 @@
 /** The device kit: declare a device, and the core serves it. */
+export { type ByteEnd, ByteStream, GONE } from './byte-stream.js';
 export { CHANNELS, type QueueEvent } from './channels.js';
 export * from './define.js';
 export * from './device-process.js';

@@ -5,6 +5,9 @@ import type { Watch } from '../native/index.js';
 import { type Chain, type DeviceQueue, DriverFault, type QueueCounters } from '../virtio/index.js';
 import type { Handler } from './define.js';
 
+/** Where a packed ring begins: index 0 on both sides, both wrap counters set. */
+const PACKED_BASE_FIRST = 0x80008000;
+
 /** @internal What a queue needs from the loop that serves it. */
 export interface QueueLoop {
   readonly wake: () => void;
@@ -55,6 +58,16 @@ export class ServedQueue {
   /** Counters of the queue. */
   get counters(): Readonly<QueueCounters> {
     return this.ring.counters;
+  }
+
+  /** Where the queue is in its ring: one that goes on where it stopped starts there. */
+  get position(): number {
+    return this.ring.base;
+  }
+
+  /** True while nothing in the ring has been served, by nobody. */
+  get isFresh(): boolean {
+    return this.ring.base === (this.ring.features.packed ? PACKED_BASE_FIRST : 0);
   }
 
   /** True when the queue stops and takes no more requests. */
@@ -116,6 +129,14 @@ export class ServedQueue {
     const text = `a supplied buffer is smaller than a message of ${shortSize} bytes`;
     this.loop.fail(this, new DriverFault('short', text));
     return false;
+  }
+
+  /**
+   * Stops the queue for what the driver placed in it: for devices that find it in an event of their
+   * own, where nobody would catch what is thrown.
+   */
+  blame(fault: DriverFault): void {
+    this.loop.fail(this, fault);
   }
 
   /** Serves again after a handler returned NOT_NOW. */

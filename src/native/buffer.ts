@@ -1,4 +1,5 @@
 /** Memory at a known address, for the structures that system calls take. */
+import { libc } from './libc.js';
 import { Mapping } from './mapping.js';
 
 /** Private memory with typed views and its address; 64-bit fields are written as two halves. */
@@ -105,6 +106,26 @@ export class IovecList {
     buffer.setU64(8, buffer.getU64(8) - size);
     this.firstAddress = buffer.getU64(0);
     this.size -= size;
+  }
+
+  /** Copies the first bytes of the list's memory to `address`: at most `size`. Returns how many. */
+  copyTo(address: number, size: number): number {
+    return this.copy(size, (part, at, length) => libc.memcpy(address + at, part, length));
+  }
+
+  /** Copies `size` bytes at `address`, as many as fit, to the list's memory. Returns how many. */
+  copyFrom(address: number, size: number): number {
+    return this.copy(size, (part, at, length) => libc.memcpy(part, address + at, length));
+  }
+
+  private copy(size: number, move: (part: number, at: number, length: number) => void): number {
+    let done = 0;
+    for (let i = 0; i < this.count && done < size; i += 1) {
+      const length = Math.min(size - done, this.buffer.getU64(i * 16 + 8));
+      move(this.buffer.getU64(i * 16), done, length);
+      done += length;
+    }
+    return done;
   }
 
   /** Frees the memory. */

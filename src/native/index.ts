@@ -12,5 +12,6 @@ export * from './mount.js';
 export * from './netlink.js';
 export * from './notify.js';
 export * from './process.js';
+export * from './pty.js';
 export * from './unix-socket.js';
 export * from './watch.js';

@@ -31,6 +31,12 @@ export class Watch {
     this.handle?.start({ readable: true, writable }, this.callback);
   }
 
+  /** Watches for just this from now on; for neither, as {@link pause}. */
+  want(readable: boolean, writable: boolean): void {
+    if (readable || writable) this.handle?.start({ readable, writable }, this.callback);
+    else this.handle?.stop();
+  }
+
   /** Stops the callbacks until {@link resume}. */
   pause(): void {
     this.handle?.stop();

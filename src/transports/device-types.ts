@@ -107,7 +107,9 @@ const TRAITS: Readonly<Record<string, Traits>> = {
     writable: [{ offset: 32, size: 1, feature: BLK_CONFIG_WCE }],
   },
   console: {
-    ...{ id: ID.console, config: 12 },
+    // Without SIZE no port of our device is a console, whose driver would wait with interrupts off.
+    // EMERG_WRITE: config space follows what differs, and two equal characters do not.
+    ...{ id: ID.console, config: 12, refused: bits(0, 2) },
     // The first port has its queues with or without the field; control queues come with it.
     count: { offset: 4, size: 4, queuesEach: 2, queuesMore: 2, feature: CONSOLE_MULTIPORT },
     queues: 2,

@@ -7,6 +7,7 @@ import { F } from '../virtio/index.js';
 import type { AttachOptions } from './attachment.js';
 import { DEVICE_TYPES, type DeviceType, planQueues } from './device-types.js';
 import type { PortIdentity, PortSpec } from './kernel-port.js';
+import { refuseConsole } from './loopback/console.js';
 
 /** Most queues of a device: what the kernel's interface has room for. */
 const QUEUES_MAX = 64;
@@ -65,7 +66,10 @@ function offeredFeatures(relay: Relay, type: DeviceType, options: AttachOptions)
   return (relay.offered & ~withheld) | extra;
 }
 
-/** Plans the device. @throws VloError VLO_BACKEND_FEATURES, or as the back end answers */
+/**
+ * Plans the device.
+ * @throws VloError VLO_BACKEND_FEATURES, VLO_TRANSPORT_UNAVAILABLE, or as the back end answers
+ */
 export async function planDevice(
   relay: Relay,
   type: DeviceType,
@@ -73,6 +77,7 @@ export async function planDevice(
 ): Promise<PortSpec> {
   const { name, log, kernel = {} } = options;
   const features = offeredFeatures(relay, type, options);
+  refuseConsole(type.name, features);
   const config = await readBackEndConfig(relay, type, name);
   // More queues than processors serve nobody: a driver takes one for each at most.
   const countMax = Math.min(relay.queueCountMax, QUEUES_MAX);

@@ -2,10 +2,17 @@
  * The transport that needs no kernel module: a driver of ours in this process, and a presentation
  * of what it drives.
  */
-import { BlkDriver, type BlkDriverOptions, GpioDriver, RngDriver } from '../devices/index.js';
+import {
+  BlkDriver,
+  type BlkDriverOptions,
+  ConsoleDriver,
+  GpioDriver,
+  RngDriver,
+} from '../devices/index.js';
 import { VloError } from '../errors.js';
 import type { DriverOptions } from '../kit/driver-host.js';
 import {
+  ConsoleTerminals,
   DISK_DEPTH,
   DISK_SLOT_SLACK,
   DISK_TRANSFER_MAX,
@@ -78,6 +85,17 @@ async function connectRng(options: DriverOptions): Promise<Attached> {
   };
 }
 
+async function connectConsole(options: DriverOptions): Promise<Attached> {
+  const driver = await ConsoleDriver.connect(options);
+  return {
+    queueCount: driver.queueCount,
+    abandon: (error) => driver.abandon(error),
+    close: () => driver.close(),
+    present: ({ folder, log }) => ConsoleTerminals.open(driver, folder, log),
+    presentWithoutFuse: () => null,
+  };
+}
+
 async function connectGpio(options: DriverOptions): Promise<Attached> {
   const driver = await GpioDriver.connect(options);
   return {
@@ -92,6 +110,7 @@ async function connectGpio(options: DriverOptions): Promise<Attached> {
 const CONNECT: Readonly<Record<string, Connect>> = {
   blk: connectBlk,
   rng: connectRng,
+  console: connectConsole,
   gpio: connectGpio,
 };
 

@@ -1,5 +1,12 @@
 /** The examples do what they say. */
-import { copyFileSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  lstatSync,
+  readFileSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { HalFolder, Program } from './vlo-process.js';
@@ -56,5 +63,18 @@ test('hal.yaml comes up', async () => {
   expect(new Set([disk0, rng0, logs0]).size).toBe(3);
   expect(statSync(hal.file('disk.img')).size).toBe(64 * 2 ** 20);
   expect(statSync(hal.file('logs.img')).size).toBe(16 * 2 ** 20);
+  expect(await up.stop()).toBe(0);
+});
+
+test('hal-console.yaml comes up: a port between a socket and a terminal', async () => {
+  copyFileSync(example('hal-console.yaml'), hal.file('hal.yaml'));
+  const up = await hal.up();
+  const { devices } = await hal.status();
+  expect(devices.map(({ name, state }) => `${name} ${state}`)).toEqual([
+    'agent0 ready',
+    'tty0 ready',
+  ]);
+  expect(lstatSync(hal.file('tty')).isSymbolicLink()).toBe(true);
+  expect(lstatSync(hal.file('agent.sock')).isSocket()).toBe(true);
   expect(await up.stop()).toBe(0);
 });

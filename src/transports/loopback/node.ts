@@ -3,10 +3,12 @@
  * whatever it makes below the device.
  */
 import { existsSync, readdirSync, readFileSync, realpathSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 const PAUSE_MS = 20;
+/** How long to wait, in ms, for the name of a console's port: not all have one. */
+const PORT_MS_MAX = 500;
 /** A driver's nodes lie a few folders below the device: `virtio0/sound/card0/controlC0`. */
 const DEPTH_MAX = 5;
 
@@ -39,8 +41,20 @@ export async function findNode(
 ): Promise<string | null> {
   for (;;) {
     const node = lookForNode(type, id, roots);
+    if (node !== null && type === 'console') await settlePort(roots, node);
     if (node !== null || signal.aborted) return node;
     await sleep(PAUSE_MS, undefined, { signal }).catch(() => {});
+  }
+}
+
+/**
+ * A port has a node before its driver has told the device of it, and whoever opens it then may take
+ * the last processor away from the device; see `console.ts`. Its name comes afterwards.
+ */
+async function settlePort({ sys }: NodeRoots, node: string): Promise<void> {
+  const name = join(sys, 'class/virtio-ports', basename(node), 'name');
+  for (let left = PORT_MS_MAX; left > 0 && !existsSync(name); left -= PAUSE_MS) {
+    await sleep(PAUSE_MS);
   }
 }
 

@@ -14,6 +14,7 @@ import type {
   PortState,
   QueueEvents,
 } from '../kernel-port.js';
+import { checkProcessors } from './console.js';
 import {
   errnoOf,
   featureBytes,
@@ -42,10 +43,9 @@ async function openLoopback(spec: PortSpec): Promise<KernelPort> {
   for (;;) {
     const control = LoopbackControl.open();
     try {
-      if (create(control, spec)) return new LoopbackPort(control, spec, false);
-      const obstacle = attach(control, spec);
-      if (obstacle === null) return new LoopbackPort(control, spec, true);
-      if (Date.now() > end) throw inUse(spec.name, obstacle);
+      const isTakenOver = obtain(control, spec);
+      if (typeof isTakenOver === 'boolean') return new LoopbackPort(control, spec, isTakenOver);
+      if (Date.now() > end) throw inUse(spec.name, isTakenOver);
     } catch (error) {
       control.close();
       throw error;
@@ -54,6 +54,17 @@ async function openLoopback(spec: PortSpec): Promise<KernelPort> {
     control.close();
     await sleep(BUSY_PAUSE_MS);
   }
+}
+
+/** Makes the device (false), takes it over (true), or says what is in the way (an errno). */
+function obtain(control: LoopbackControl, spec: PortSpec): boolean | string {
+  if (spec.type === 'console') {
+    // Ports that are there already are no new ones.
+    const obstacle = attach(control, spec);
+    if (obstacle !== 'ENOENT') return obstacle ?? true;
+    checkProcessors(spec.queueSizes.length);
+  }
+  return create(control, spec) ? false : (attach(control, spec) ?? true);
 }
 
 /** What the module would refuse without a word. @throws VloError VLO_OPTION_INVALID */
