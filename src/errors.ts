@@ -68,6 +68,12 @@ export const ERROR_TABLE = {
     exitStatus: 1,
     summary: 'The source of entropy cannot be opened or read; check --filename.',
   },
+  VLO_SOUND_ACCESS: {
+    exitStatus: 1,
+    summary:
+      'A WAV file of a sound device cannot be opened, or is no WAV file that can be served; the ' +
+      'message says why, and names the option.',
+  },
   VLO_PROTOCOL: {
     exitStatus: 1,
     summary:

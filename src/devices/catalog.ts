@@ -2,5 +2,6 @@
 import type { AnyDeviceDefinition } from '../kit/index.js';
 import { blk } from './blk/index.js';
 import { rng } from './rng/index.js';
+import { sound } from './sound/index.js';
 
-export const DEVICES: readonly AnyDeviceDefinition[] = [blk, rng];
+export const DEVICES: readonly AnyDeviceDefinition[] = [blk, rng, sound];

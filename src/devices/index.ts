@@ -11,3 +11,4 @@ export { blk } from './blk/index.js';
 export { DEVICES } from './catalog.js';
 export { RngDriver } from './rng/driver.js';
 export { rng } from './rng/index.js';
+export { sound } from './sound/index.js';

@@ -128,6 +128,11 @@ export interface DeviceDefinition<
   readonly examples?: readonly string[];
   /** Features listed by `--print-capabilities`, as QEMU's conventions name them. */
   readonly capabilities?: readonly string[];
+  /**
+   * Requests end in an order of their own (one waits for an event while later ones are served):
+   * IN_ORDER is never offered.
+   */
+  readonly isUnordered?: boolean;
   /** Kinds of queues, in the order of the specification. */
   readonly queues: Queues;
   /** Opens the device. @throws VloError when an option or a resource is not as it has to be. */

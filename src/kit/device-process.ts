@@ -107,7 +107,7 @@ export class DeviceProcess implements BackEndDevice {
       this.device.features |
       RING_FEATURES |
       (packed ? F.RING_PACKED : 0n) |
-      (inOrder ? F.IN_ORDER : 0n)
+      (inOrder && this.definition.isUnordered !== true ? F.IN_ORDER : 0n)
     );
   }
 
