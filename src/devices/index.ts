@@ -11,4 +11,6 @@ export { blk } from './blk/index.js';
 export { DEVICES } from './catalog.js';
 export { RngDriver } from './rng/driver.js';
 export { rng } from './rng/index.js';
+export { SoundDriver, type SoundDriverOptions } from './sound/driver.js';
+export { SoundStream, type StreamInfo, type StreamParams } from './sound/driver-stream.js';
 export { sound } from './sound/index.js';
