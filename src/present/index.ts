@@ -4,3 +4,4 @@ export * from './fuse-presentation.js';
 export * from './presentation.js';
 export * from './random-fifo.js';
 export * from './random-file.js';
+export * from './sound-pipes.js';

@@ -2,7 +2,7 @@
  * The transport that needs no kernel module: a driver of ours in this process, and a presentation
  * of what it drives.
  */
-import { BlkDriver, type BlkDriverOptions, RngDriver } from '../devices/index.js';
+import { BlkDriver, type BlkDriverOptions, RngDriver, SoundDriver } from '../devices/index.js';
 import { VloError } from '../errors.js';
 import type { DriverOptions } from '../kit/driver-host.js';
 import {
@@ -16,6 +16,7 @@ import {
   RANDOM_TRANSFER_MAX,
   RandomFifo,
   RandomFile,
+  SoundPipes,
 } from '../present/index.js';
 import type { Attachment, AttachmentState, AttachOptions } from './attachment.js';
 
@@ -77,7 +78,22 @@ async function connectRng(options: DriverOptions): Promise<Attached> {
   };
 }
 
-const CONNECT: Readonly<Record<string, Connect>> = { blk: connectBlk, rng: connectRng };
+async function connectSound(options: DriverOptions): Promise<Attached> {
+  const driver = await SoundDriver.connect(options);
+  return {
+    queueCount: driver.queueCount,
+    abandon: (error) => driver.abandon(error),
+    close: () => driver.close(),
+    present: async ({ folder, log }) => new SoundPipes(driver, folder, log),
+    presentWithoutFuse: () => null,
+  };
+}
+
+const CONNECT: Readonly<Record<string, Connect>> = {
+  blk: connectBlk,
+  rng: connectRng,
+  sound: connectSound,
+};
 
 /** Types of devices that the user transport can drive. */
 export const USER_TYPES: readonly string[] = Object.keys(CONNECT);

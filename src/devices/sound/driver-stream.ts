@@ -112,6 +112,11 @@ export class SoundStream {
     await this.say('PREPARE', SND_R.PCM_PREPARE);
   }
 
+  /** False when the driver has failed or was closed. */
+  get isUsable(): boolean {
+    return this.host.error === null;
+  }
+
   private request(code: number): Uint8Array {
     return PcmRequest.encode({ code, streamId: this.info.id });
   }

@@ -1,7 +1,12 @@
-/** What the tests of this folder need: requests as a driver makes them. */
-import type { MockDriver, MockResult } from '../../testing/index.js';
-import { join } from '../../testing/index.js';
-import { FORMATS, RATES } from './format.js';
+/** What the tests of this folder need: requests as a driver makes them, and a back end. */
+import * as v from 'valibot';
+import { defineDevice } from '../../kit/index.js';
+import { join, MockDriver, type MockDriverOptions, type MockResult } from '../../testing/index.js';
+import type { PcmPort, SoundBackEnd } from './backend.js';
+import { NullPort } from './backend-null.js';
+import { SoundDevice } from './device.js';
+import { ALL_FORMATS, ALL_RATES, FORMATS, type PcmOffer, type PcmParams, RATES } from './format.js';
+import { sound } from './index.js';
 import {
   PcmRequest,
   PcmSetParams,
@@ -111,3 +116,58 @@ export async function nextEvent(driver: MockDriver): Promise<string> {
   const name = Object.entries(SND_EVT).find(([, value]) => value === code)?.[0];
   return `${name} ${data}`;
 }
+
+/** A back end that does what a test tells it. */
+export class TestSound implements SoundBackEnd {
+  /** What the next moves give, instead of all bytes. */
+  result: number | null = null;
+  openError: Error | null = null;
+  played = 0;
+  openPorts = 0;
+
+  offer(): PcmOffer {
+    return { formats: ALL_FORMATS, rates: ALL_RATES, channelsMin: 1, channelsMax: 2 };
+  }
+
+  open(_id: number, _direction: number, params: PcmParams): PcmPort {
+    if (this.openError !== null) throw this.openError;
+    this.openPorts += 1;
+    const port = new NullPort(params);
+    return {
+      play: (reader) => {
+        if (this.result !== null) return this.result;
+        this.played += reader.remaining;
+        return port.play(reader);
+      },
+      record: (writer) => this.result ?? port.record(writer),
+      close: () => {
+        this.openPorts -= 1;
+      },
+    };
+  }
+
+  close(): void {}
+}
+
+/** The device over it. */
+export async function openTest(
+  mock: MockDriverOptions = {},
+): Promise<{ backEnd: TestSound; driver: MockDriver }> {
+  const backEnd = new TestSound();
+  const definition = defineDevice({
+    ...sound,
+    options: v.object({}),
+    arguments: {},
+    open: (_options, host) =>
+      new SoundDevice(backEnd, {
+        streamCount: 2,
+        jackCount: 2,
+        log: (line) => host.log(line),
+      }).open(),
+  });
+  const driver = await MockDriver.open(definition, {}, mock);
+  return { backEnd, driver };
+}
+
+export const sleep = (ms: number): Promise<void> =>
+  new Promise((resolve) => setTimeout(resolve, ms));

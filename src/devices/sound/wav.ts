@@ -38,7 +38,7 @@ export interface WavHeader extends WavFormat {
 
 const tagOf = (name: string): number => WAV_FORMATS.find((row) => row[0] === name)?.[1] ?? 1;
 
-/** The header for so many bytes of frames; what exceeds 32 bits is written as the most they hold. */
+/** The header for so many bytes of frames; sizes that exceed 32 bits are the largest there are. */
 export function encodeWavHeader({ format, rate, channels }: WavFormat, size: number): Uint8Array {
   const bytes = new Uint8Array(WAV_HEADER_SIZE);
   const view = new DataView(bytes.buffer);
