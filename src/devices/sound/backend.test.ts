@@ -84,7 +84,7 @@ async function recordAll(count: number, periodBytes = PERIOD): Promise<Uint8Arra
 
 describe('WAV files', () => {
   test('what is played is in the file, byte for byte, also before its end', async () => {
-    await open({ backend: 'wav', playbackFile: file('out.wav') });
+    await open({ playbackFile: file('out.wav') });
     const frames = pattern(5 * PERIOD);
     await prepare(driver!, 0);
     expect(readFileSync(file('out.wav'))).toHaveLength(WAV_HEADER_SIZE);
@@ -230,7 +230,7 @@ describe('programs', () => {
   test('one that records gives what is recorded', async () => {
     const frames = pattern(10 * PERIOD);
     writeFileSync(file('in.raw'), frames);
-    await open({ backend: 'command', captureCommand: `cat ${file('in.raw')}; sleep 5` });
+    await open({ captureCommand: `cat ${file('in.raw')}; sleep 5` });
     expect(await recordAll(10)).toEqual(frames);
   });
 
@@ -278,7 +278,7 @@ describe('programs', () => {
   });
 
   test('none is left behind', async () => {
-    const mark = `${process.pid}.${Math.round(performance.now())}`;
+    const mark = `${process.pid}${Math.round(performance.now())}`;
     const run = async () => {
       await open({ backend: 'command', captureCommand: `sleep 600.${mark}; true` });
       await prepare(driver!, 1);

@@ -243,9 +243,9 @@ test.each<[object, string]>([
   [{ channels: 19 }, '--channels: at most 18 is possible'],
   [{ formats: 'S16_LE,S17' }, "--formats: there is no 'S17'"],
   [{ rates: '44101' }, "--rates: there is no '44101'"],
-  [{ playbackFile: 'x' }, "--playback-file: it is for '--backend wav'"],
-  [{ backend: 'wav', captureCommand: 'x' }, "--capture-command: it is for '--backend command'"],
-  [{ backend: 'wav', loop: true }, '--loop: --capture-file is needed'],
+  [{ backend: 'null', playbackFile: 'x' }, "--playback-file: it is for '--backend wav'"],
+  [{ captureFile: 'x', captureCommand: 'x' }, "--capture-command: it is for '--backend command'"],
+  [{ loop: true }, '--loop: --capture-file is needed'],
   [{ backend: 'wav', playbackFile: 'x', formats: 'DSD_U8' }, '--formats: a WAV file has none'],
   [{ backend: 'wav', playbackFile: 'x', streams: 3 }, "--playback-file: '{stream}' is needed"],
 ])('options: %o is refused', async (options, message) => {

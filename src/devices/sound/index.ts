@@ -30,7 +30,7 @@ const whole = (min: number, max: number) =>
   );
 
 interface Options {
-  readonly backend: 'null' | 'wav' | 'command' | 'alsa';
+  readonly backend?: 'null' | 'wav' | 'command' | 'alsa' | undefined;
   readonly streams: number;
   readonly jacks?: number | undefined;
   readonly channels: number;
@@ -49,12 +49,12 @@ export const sound = defineDevice({
   summary: 'a sound card, over WAV files, programs, or nothing',
   virtioId: VIRTIO_ID.sound,
   options: v.object({
+    // Without it the other options say which: in the file of devices this word is a socket.
     backend: v.optional(
       v.picklist(
         ['null', 'wav', 'command', 'alsa'],
         "'null', 'wav', 'command' or 'alsa' is needed",
       ),
-      'null',
     ),
     streams: v.optional(whole(1, STREAMS_MAX), 2),
     jacks: v.optional(whole(0, STREAMS_MAX)),
@@ -71,7 +71,7 @@ export const sound = defineDevice({
   arguments: {
     backend: {
       flags: '--backend <name>',
-      description: "'null' (default), 'wav', 'command' or 'alsa' (aplay and arecord)",
+      description: "'null', 'wav', 'command' or 'alsa' (default: as the options below have it)",
     },
     streams: {
       flags: '--streams <count>',
@@ -111,8 +111,8 @@ export const sound = defineDevice({
     },
   },
   examples: [
-    'vlo serve sound --socket-path /tmp/snd.sock --backend null',
-    'vlo serve sound --socket-path /tmp/snd.sock --backend wav --playback-file out-{take}.wav',
+    'vlo serve sound --socket-path /tmp/snd.sock --backend alsa --rates 48000',
+    'vlo serve sound --socket-path /tmp/snd.sock --playback-file out-{take}.wav',
   ],
   isUnordered: true,
   queues: [
@@ -161,7 +161,11 @@ const OWN_OPTIONS = {
 } as const;
 
 function openBackEnd(options: Options, log: (line: string) => void): SoundBackEnd {
-  const { backend, streams, playbackFile = null, captureFile = null, loop } = options;
+  const { streams, playbackFile = null, captureFile = null, loop } = options;
+  const { playbackCommand = null, captureCommand = null } = options;
+  const hasFile = playbackFile !== null || captureFile !== null;
+  const hasCommand = playbackCommand !== null || captureCommand !== null;
+  const { backend = hasFile ? 'wav' : hasCommand ? 'command' : 'null' } = options;
   const limits: PcmOffer = {
     formats:
       ALL_FORMATS &
@@ -190,6 +194,6 @@ function openBackEnd(options: Options, log: (line: string) => void): SoundBackEn
     return wav;
   }
   if (backend === 'null') return new NullSound(limits);
-  const { playbackCommand = null, captureCommand = null } = backend === 'alsa' ? ALSA : options;
-  return new CommandSound({ playbackCommand, captureCommand, limits, log });
+  const commands = backend === 'alsa' ? ALSA : { playbackCommand, captureCommand };
+  return new CommandSound({ ...commands, limits, log });
 }
