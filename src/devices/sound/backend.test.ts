@@ -279,9 +279,14 @@ describe('programs', () => {
 
   test('none is left behind', async () => {
     const mark = `${process.pid}${Math.round(performance.now())}`;
+    const left = (): number => {
+      const text = execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' });
+      return text.split('\n').filter((line) => line === `sleep 600.${mark}`).length;
+    };
     const run = async () => {
-      await open({ backend: 'command', captureCommand: `sleep 600.${mark}; true` });
+      await open({ captureCommand: `sleep 600.${mark}; true` });
       await prepare(driver!, 1);
+      await expect.poll(left, { timeout: 2000 }).toBe(1);
       await driver!.close();
       driver = null;
     };
@@ -290,10 +295,6 @@ describe('programs', () => {
     const before = resourceCounts();
     await run();
     await expect.poll(resourceCounts, { timeout: 2000 }).toEqual(before);
-    const left = (): number => {
-      const text = execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' });
-      return text.split('\n').filter((line) => line.startsWith(`sleep 600.${mark}`)).length;
-    };
     await expect.poll(left, { timeout: 2000 }).toBe(0);
   });
 });

@@ -94,7 +94,9 @@ export class SoundDevice {
         rxq: transfer(SND_D.INPUT),
       },
       queueStarted: (queue) => {
-        if (queue.name === 'eventq') this.eventQueue = queue;
+        if (queue.name !== 'eventq') return;
+        this.eventQueue = queue;
+        this.jacks.tellAll();
       },
       buffersAdded: () => this.jacks.tellAll(),
       queueStopping: (queue) => {
@@ -111,6 +113,7 @@ export class SoundDevice {
 
   private reset(): void {
     for (const stream of this.streams) stream.reset();
+    this.jacks.infosRead(); // The next driver asks.
   }
 
   /** False when the driver has no buffer for an event: it is then lost, unless it is said again. */

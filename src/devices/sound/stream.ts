@@ -241,11 +241,12 @@ export class PcmStream {
   }
 
   private finish(index: number): void {
-    const [message] = this.waiting.splice(index, 1);
-    const { status, queue, request, code } = message!;
+    const { waiting } = this;
+    const message = index === 0 ? waiting.shift()! : waiting.splice(index, 1)[0]!;
+    const { status, queue, request, code } = message;
     status.writeU32(code);
     status.writeU32(0); // Whatever has ended has been heard.
-    this.spare.push(message!);
+    this.spare.push(message);
     queue.complete(request);
   }
 
