@@ -280,7 +280,7 @@ export default async function sound(words) {
     'a card with two devices appears',
     async () => {
       await card.open([
-        ...['--backend', 'wav', '--streams', '4', '--capture-file', source],
+        ...['--audio-backend', 'wav', '--streams', '4', '--capture-file', source],
         ...['--playback-file', card.path('out/{stream}-{take}.wav')],
       ]);
       return look(card);

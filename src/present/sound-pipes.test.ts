@@ -36,7 +36,7 @@ async function withPipes(
   more: object = {},
 ): Promise<void> {
   await expectNoLeaks(async () => {
-    const options = { backend: 'wav', playbackFile: file('out-{take}.wav'), ...more };
+    const options = { audioBackend: 'wav', playbackFile: file('out-{take}.wav'), ...more };
     const served = await Served.start(sound, options);
     const driver = await SoundDriver.connect({ path: served.path });
     const log: string[] = [];

@@ -100,7 +100,7 @@ describe('WAV files', () => {
   });
 
   test('a file for each take of each stream', async () => {
-    await open({ backend: 'wav', streams: 3, playbackFile: file('{stream}-{take}.wav') });
+    await open({ audioBackend: 'wav', streams: 3, playbackFile: file('{stream}-{take}.wav') });
     const frames = pattern(3 * PERIOD);
     await Promise.all([playAll(frames), playAll(frames.subarray(0, PERIOD), {}, 2)]);
     await playAll(frames.subarray(PERIOD));
@@ -109,7 +109,7 @@ describe('WAV files', () => {
   });
 
   test('all formats that a WAV file has', async () => {
-    await open({ backend: 'wav', playbackFile: file('out.wav'), channels: 18 });
+    await open({ audioBackend: 'wav', playbackFile: file('out.wav'), channels: 18 });
     const { items } = await query(driver!, SND_R.PCM_INFO, [0, 1, PcmInfo.size]);
     const { formats } = PcmInfo.decode(items);
     const offered = FORMATS.filter(({ code }) => (formats >>> code) % 2 === 1);
@@ -131,7 +131,7 @@ describe('WAV files', () => {
 
   test('what is recorded is what is in the file, then silence', async () => {
     const frames = writeWav(file('in.wav'), 2.5 * PERIOD, Buffer.from('LIST\u0003\0\0\0abc\0'));
-    await open({ backend: 'wav', captureFile: file('in.wav') });
+    await open({ audioBackend: 'wav', captureFile: file('in.wav') });
     const { items } = await query(driver!, SND_R.PCM_INFO, [1, 1, PcmInfo.size]);
     expect(PcmInfo.decode(items)).toMatchObject({
       formats: 1 << S16.code,
@@ -148,7 +148,7 @@ describe('WAV files', () => {
 
   test('a file that begins again, and one that is cut short meanwhile', async () => {
     const frames = writeWav(file('in.wav'), 1000);
-    await open({ backend: 'wav', captureFile: file('in.wav'), loop: true });
+    await open({ audioBackend: 'wav', captureFile: file('in.wav'), loop: true });
     const recorded = await recordAll(2);
     expect(recorded).toEqual(Uint8Array.from(recorded, (_, i) => frames[i % 1000]!));
     writeFileSync(file('in.wav'), '');
@@ -174,7 +174,7 @@ describe('WAV files', () => {
     ],
   ])('a file that %s is refused', async (_, content, message) => {
     if (content !== null) writeFileSync(file('in.wav'), content);
-    const options = { backend: 'wav', captureFile: file('in.wav') };
+    const options = { audioBackend: 'wav', captureFile: file('in.wav') };
     await expect(DeviceProcess.open(sound, options)).rejects.toMatchObject({
       code: 'VLO_SOUND_ACCESS',
       message: expect.stringContaining(message),
@@ -182,14 +182,14 @@ describe('WAV files', () => {
   });
 
   test('a folder that cannot be written to is refused', async () => {
-    const options = { backend: 'wav', playbackFile: file('none/out.wav') };
+    const options = { audioBackend: 'wav', playbackFile: file('none/out.wav') };
     await expect(DeviceProcess.open(sound, options)).rejects.toMatchObject({
       code: 'VLO_SOUND_ACCESS',
     });
   });
 
   test('a full disk is an I/O error, and the next period is tried', async () => {
-    await open({ backend: 'wav', playbackFile: '/dev/full' });
+    await open({ audioBackend: 'wav', playbackFile: '/dev/full' });
     await prepare(driver!, 0);
     await command(driver!, PCM_START, 0);
     const results = [1, 2].map(() => play(driver!, 0, pattern(PERIOD)));
@@ -214,7 +214,7 @@ describe('programs', () => {
   test('one that plays gets what is played, and what it has to know', async () => {
     const out = file('out.raw');
     await open({
-      backend: 'command',
+      audioBackend: 'command',
       playbackCommand: `cat > ${out}; echo {format} {rate} {channels} {stream} >> ${out}`,
     });
     const frames = pattern(20 * PERIOD);
@@ -238,7 +238,7 @@ describe('programs', () => {
     const [out, broken] = [file('out.raw'), file('broken')];
     writeFileSync(broken, '');
     await open({
-      backend: 'command',
+      audioBackend: 'command',
       playbackCommand: `test ! -e ${broken} && exec cat > ${out}`,
     });
     driver!.supply(SND_Q.EVENT, [8, 8]);
@@ -258,7 +258,7 @@ describe('programs', () => {
   });
 
   test('one that does not read holds the stream up', async () => {
-    await open({ backend: 'command', playbackCommand: 'sleep 0.3; cat > /dev/null' });
+    await open({ audioBackend: 'command', playbackCommand: 'sleep 0.3; cat > /dev/null' });
     const startedAt = performance.now();
     await playAll(pattern(20 * PERIOD));
     expect(performance.now() - startedAt).toBeGreaterThan(250);
@@ -267,7 +267,7 @@ describe('programs', () => {
   test('the next take waits for the last one, but not for long', async () => {
     const out = file('out.txt');
     await open({
-      backend: 'command',
+      audioBackend: 'command',
       playbackCommand: `cat > /dev/null; sleep 30; echo >> ${out}`,
     });
     await playAll(pattern(PERIOD));

@@ -236,18 +236,21 @@ test('nothing is left behind, even while streams run', async () => {
 });
 
 test.each<[object, string]>([
-  [{ backend: 'pulse' }, "--backend: 'null', 'wav', 'command' or 'alsa' is needed"],
+  [{ audioBackend: 'pulse' }, "--audio-backend: 'null', 'wav', 'command' or 'alsa' is needed"],
   [{ streams: 0 }, '--streams: at least 1 is needed'],
   [{ streams: 17 }, '--streams: at most 16 is possible'],
   [{ jacks: 3 }, '--jacks: at most one a stream: 2'],
   [{ channels: 19 }, '--channels: at most 18 is possible'],
   [{ formats: 'S16_LE,S17' }, "--formats: there is no 'S17'"],
   [{ rates: '44101' }, "--rates: there is no '44101'"],
-  [{ backend: 'null', playbackFile: 'x' }, "--playback-file: it is for '--backend wav'"],
-  [{ captureFile: 'x', captureCommand: 'x' }, "--capture-command: it is for '--backend command'"],
+  [{ audioBackend: 'null', playbackFile: 'x' }, "--playback-file: it is for '--audio-backend wav'"],
+  [
+    { captureFile: 'x', captureCommand: 'x' },
+    "--capture-command: it is for '--audio-backend command'",
+  ],
   [{ loop: true }, '--loop: --capture-file is needed'],
-  [{ backend: 'wav', playbackFile: 'x', formats: 'DSD_U8' }, '--formats: a WAV file has none'],
-  [{ backend: 'wav', playbackFile: 'x', streams: 3 }, "--playback-file: '{stream}' is needed"],
+  [{ audioBackend: 'wav', playbackFile: 'x', formats: 'DSD_U8' }, '--formats: a WAV file has none'],
+  [{ audioBackend: 'wav', playbackFile: 'x', streams: 3 }, "--playback-file: '{stream}' is needed"],
 ])('options: %o is refused', async (options, message) => {
   await expect(DeviceProcess.open(sound, options)).rejects.toMatchObject({
     code: 'VLO_OPTION_INVALID',

@@ -48,7 +48,7 @@ test.each(LAYOUTS)('plays and records what is in files, over a $name ring', ({ p
     const frames = pattern(20 * PERIOD);
     const wav = Buffer.concat([encodeWavHeader({ ...CD, format: S16 }, frames.length), frames]);
     writeFileSync(source, wav);
-    const stop = await serve({ backend: 'wav', playbackFile: out, captureFile: source });
+    const stop = await serve({ audioBackend: 'wav', playbackFile: out, captureFile: source });
     const driver = await SoundDriver.connect({ path, packed });
     expect(driver.jacks).toEqual([true, true]);
     const [player, recorder] = driver.streams;

@@ -14,7 +14,7 @@ import { CHANNELS_MAX } from './wire.js';
 
 const STREAMS_MAX = 16;
 
-/** What `--backend alsa` stands for. */
+/** What `--audio-backend alsa` stands for. */
 const ALSA = {
   playbackCommand: 'exec aplay -q -t raw -f {format} -r {rate} -c {channels} -',
   captureCommand: 'exec arecord -q -t raw -f {format} -r {rate} -c {channels} -',
@@ -30,7 +30,7 @@ const whole = (min: number, max: number) =>
   );
 
 interface Options {
-  readonly backend?: 'null' | 'wav' | 'command' | 'alsa' | undefined;
+  readonly audioBackend?: 'null' | 'wav' | 'command' | 'alsa' | undefined;
   readonly streams: number;
   readonly jacks?: number | undefined;
   readonly channels: number;
@@ -49,8 +49,8 @@ export const sound = defineDevice({
   summary: 'a sound card, over WAV files, programs, or nothing',
   virtioId: VIRTIO_ID.sound,
   options: v.object({
-    // Without it the other options say which: in the file of devices this word is a socket.
-    backend: v.optional(
+    // Without it the other options say which. In a file of devices, 'backend' alone is a socket.
+    audioBackend: v.optional(
       v.picklist(
         ['null', 'wav', 'command', 'alsa'],
         "'null', 'wav', 'command' or 'alsa' is needed",
@@ -69,8 +69,8 @@ export const sound = defineDevice({
     control: text('a path'),
   }),
   arguments: {
-    backend: {
-      flags: '--backend <name>',
+    audioBackend: {
+      flags: '--audio-backend <name>',
       description: "'null', 'wav', 'command' or 'alsa' (default: as the options below have it)",
     },
     streams: {
@@ -111,7 +111,7 @@ export const sound = defineDevice({
     },
   },
   examples: [
-    'vlo serve sound --socket-path /tmp/snd.sock --backend alsa --rates 48000',
+    'vlo serve sound --socket-path /tmp/snd.sock --audio-backend alsa --rates 48000',
     'vlo serve sound --socket-path /tmp/snd.sock --playback-file out-{take}.wav',
   ],
   isUnordered: true,
@@ -165,7 +165,7 @@ function openBackEnd(options: Options, log: (line: string) => void): SoundBackEn
   const { playbackCommand = null, captureCommand = null } = options;
   const hasFile = playbackFile !== null || captureFile !== null;
   const hasCommand = playbackCommand !== null || captureCommand !== null;
-  const { backend = hasFile ? 'wav' : hasCommand ? 'command' : 'null' } = options;
+  const { audioBackend: backend = hasFile ? 'wav' : hasCommand ? 'command' : 'null' } = options;
   const limits: PcmOffer = {
     formats:
       ALL_FORMATS &
@@ -181,7 +181,7 @@ function openBackEnd(options: Options, log: (line: string) => void): SoundBackEn
   for (const [owner, names] of Object.entries(OWN_OPTIONS)) {
     for (const [key, name] of Object.entries(names)) {
       const isGiven = options[key as keyof Options] !== undefined;
-      if (isGiven && backend !== owner) refuse(name, `it is for '--backend ${owner}'`);
+      if (isGiven && backend !== owner) refuse(name, `it is for '--audio-backend ${owner}'`);
     }
   }
   if (loop && captureFile === null) refuse('loop', '--capture-file is needed');
