@@ -68,6 +68,12 @@ export const ERROR_TABLE = {
     exitStatus: 1,
     summary: 'The source of entropy cannot be opened or read; check --filename.',
   },
+  VLO_CHIP_ACCESS: {
+    exitStatus: 1,
+    summary:
+      'The GPIO chip of --device-list is not there, is no GPIO chip, or cannot be opened; the message ' +
+      'says which of them.',
+  },
   VLO_SOUND_ACCESS: {
     exitStatus: 1,
     summary:

@@ -54,6 +54,8 @@ const PATH_OPTIONS: readonly string[] = [
   IMAGE_OPTION,
   'filename',
   'control',
+  'script',
+  'state',
   'playbackFile',
   'captureFile',
 ];

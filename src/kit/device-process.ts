@@ -12,6 +12,7 @@ import {
   type OpenDevice,
   parseOptions,
   type QueueDefinition,
+  type ResetCause,
 } from './define.js';
 import { ServedQueue } from './served-queue.js';
 import { POLL_US_DEFAULT, QueueService } from './service.js';
@@ -181,8 +182,8 @@ export class DeviceProcess implements BackEndDevice {
     if (queue !== undefined) this.service.kickInBand(queue);
   }
 
-  reset(): void {
-    this.device.reset?.();
+  reset(cause: ResetCause = 'driver'): void {
+    this.device.reset?.(cause);
   }
 
   /** Frees the device. All queues have been stopped. */

@@ -88,6 +88,7 @@ describe('WAV files', () => {
     const frames = pattern(5 * PERIOD);
     await prepare(driver!, 0);
     expect(readFileSync(file('out.wav'))).toHaveLength(WAV_HEADER_SIZE);
+    expect(await command(driver!, SND_R.PCM_PREPARE, 0)).toBe(SND_S.OK);
     await command(driver!, PCM_START, 0);
     await play(driver!, 0, frames.subarray(0, PERIOD));
     const whole = (size: number) =>
@@ -103,9 +104,12 @@ describe('WAV files', () => {
     await open({ audioBackend: 'wav', streams: 3, playbackFile: file('{stream}-{take}.wav') });
     const frames = pattern(3 * PERIOD);
     await Promise.all([playAll(frames), playAll(frames.subarray(0, PERIOD), {}, 2)]);
-    await playAll(frames.subarray(PERIOD));
+    await prepare(driver!, 0);
+    expect(await command(driver!, SND_R.PCM_PREPARE, 0)).toBe(SND_S.OK); // Not a take of its own.
+    await command(driver!, PCM_RELEASE, 0);
     const sizes = ['0-1', '0-2', '2-1'].map((name) => readFileSync(file(`${name}.wav`)).length);
-    expect(sizes).toEqual([3 * PERIOD + 44, 2 * PERIOD + 44, PERIOD + 44]);
+    expect(sizes).toEqual([3 * PERIOD + 44, 44, PERIOD + 44]);
+    expect(existsSync(file('0-3.wav'))).toBe(false);
   });
 
   test('all formats that a WAV file has', async () => {

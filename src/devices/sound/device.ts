@@ -212,6 +212,8 @@ export class SoundDevice {
 
   private prepare(stream: PcmStream): number {
     const { id, direction, params } = stream;
+    // Drivers prepare twice; nothing was played meanwhile, and there is nothing to begin anew.
+    if (stream.state === 'prepared') return SND_S.OK;
     stream.closePort();
     try {
       stream.prepare(this.backEnd.open(id, direction, params!));
