@@ -78,6 +78,12 @@ export const ERROR_TABLE = {
       'The GPIO chip of --device-list is not there, is no GPIO chip, or cannot be opened; the message ' +
       'says which of them.',
   },
+  VLO_SOUND_ACCESS: {
+    exitStatus: 1,
+    summary:
+      'A WAV file of a sound device cannot be opened, or is no WAV file that can be served; the ' +
+      'message says why, and names the option.',
+  },
   VLO_PROTOCOL: {
     exitStatus: 1,
     summary:

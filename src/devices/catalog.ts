@@ -4,5 +4,6 @@ import { blk } from './blk/index.js';
 import { consoleDevice } from './console/index.js';
 import { gpio } from './gpio/index.js';
 import { rng } from './rng/index.js';
+import { sound } from './sound/index.js';
 
-export const DEVICES: readonly AnyDeviceDefinition[] = [blk, rng, consoleDevice, gpio];
+export const DEVICES: readonly AnyDeviceDefinition[] = [blk, rng, consoleDevice, gpio, sound];

@@ -29,3 +29,6 @@ export { LineSocket, sayToLines } from './gpio/line-socket.js';
 export { DIRECTION, TRIGGER } from './gpio/wire.js';
 export { RngDriver } from './rng/driver.js';
 export { rng } from './rng/index.js';
+export { SoundDriver, type SoundDriverOptions } from './sound/driver.js';
+export { SoundStream, type StreamInfo, type StreamParams } from './sound/driver-stream.js';
+export { sound } from './sound/index.js';

@@ -57,6 +57,8 @@ const PATH_OPTIONS: readonly string[] = [
   'control',
   'script',
   'state',
+  'playbackFile',
+  'captureFile',
 ];
 
 /** What valibot says of a wrong type where the device has no words of its own. */

@@ -11,6 +11,7 @@ export * from './memfd.js';
 export * from './mount.js';
 export * from './netlink.js';
 export * from './notify.js';
+export * from './pipe.js';
 export * from './process.js';
 export * from './pty.js';
 export * from './unix-socket.js';

@@ -43,6 +43,7 @@ export const libc = {
   timerfdCreate: declare('int timerfd_create(int, int)'),
   timerfdSettime: declare('int timerfd_settime(int, int, uintptr_t, uintptr_t)'),
   memcpy: declare('uintptr_t memcpy(uintptr_t, uintptr_t, size_t)'),
+  pipe2: declare('int pipe2(uintptr_t, int)'),
   poll: declare('int poll(uintptr_t, ulong, int)'),
   read: declare('long read(int, uintptr_t, size_t)'),
   write: declare('long write(int, uintptr_t, size_t)'),

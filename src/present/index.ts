@@ -6,3 +6,4 @@ export * from './gpio-lines.js';
 export * from './presentation.js';
 export * from './random-fifo.js';
 export * from './random-file.js';
+export * from './sound-pipes.js';

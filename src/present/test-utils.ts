@@ -28,8 +28,8 @@ export class Served {
     device.listener = this.server;
   }
 
-  static async start(definition: AnyDeviceDefinition): Promise<Served> {
-    const device = await DeviceProcess.open(definition, {});
+  static async start(definition: AnyDeviceDefinition, options: object = {}): Promise<Served> {
+    const device = await DeviceProcess.open(definition, options);
     const served = new Served(mkdtempSync(join(tmpdir(), 'vlo-present-')), device);
     await served.server.start();
     return served;

@@ -8,6 +8,7 @@ import {
   ConsoleDriver,
   GpioDriver,
   RngDriver,
+  SoundDriver,
 } from '../devices/index.js';
 import { VloError } from '../errors.js';
 import type { DriverOptions } from '../kit/driver-host.js';
@@ -24,6 +25,7 @@ import {
   RANDOM_TRANSFER_MAX,
   RandomFifo,
   RandomFile,
+  SoundPipes,
 } from '../present/index.js';
 import type { Attachment, AttachmentState, AttachOptions } from './attachment.js';
 
@@ -107,11 +109,23 @@ async function connectGpio(options: DriverOptions): Promise<Attached> {
   };
 }
 
+async function connectSound(options: DriverOptions): Promise<Attached> {
+  const driver = await SoundDriver.connect(options);
+  return {
+    queueCount: driver.queueCount,
+    abandon: (error) => driver.abandon(error),
+    close: () => driver.close(),
+    present: async ({ folder, log }) => new SoundPipes(driver, folder, log),
+    presentWithoutFuse: () => null,
+  };
+}
+
 const CONNECT: Readonly<Record<string, Connect>> = {
   blk: connectBlk,
   rng: connectRng,
   console: connectConsole,
   gpio: connectGpio,
+  sound: connectSound,
 };
 
 /** Types of devices that the user transport can drive. */

@@ -78,3 +78,23 @@ test('hal-console.yaml comes up: a port between a socket and a terminal', async 
   expect(lstatSync(hal.file('agent.sock')).isSocket()).toBe(true);
   expect(await up.stop()).toBe(0);
 });
+
+test('hal-sound.yaml comes up, and plays', async () => {
+  copyFileSync(example('hal-sound.yaml'), hal.file('hal.yaml'));
+  const up = await hal.up();
+  const { devices } = await hal.status();
+  expect(devices.map(({ name, state }) => `${name} ${state}`)).toEqual([
+    'snd0 ready',
+    'snd1 ready',
+  ]);
+  // A period of CD quality: what is played as plain frames is kept as a WAV file.
+  const frames = Buffer.alloc(3840, 0x5a);
+  for (const { presentation } of devices) writeFileSync(`${presentation}/playback-0`, frames);
+  const sizes = () =>
+    ['played-1.wav', 'played.raw'].map(
+      (name) => statSync(hal.file(name), { throwIfNoEntry: false })?.size,
+    );
+  await expect.poll(sizes, { timeout: 10_000 }).toEqual([44 + frames.length, frames.length]);
+  expect(readFileSync(hal.file('played-1.wav')).subarray(44)).toEqual(frames);
+  expect(await up.stop()).toBe(0);
+});

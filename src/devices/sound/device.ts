@@ -1,0 +1,263 @@
+/**
+ * The requests of the sound device (virtio 1.3, section 5.14.6): what there is, what streams are
+ * set to, and the frames themselves.
+ *
+ *   controlq:  request | status, items that were asked for
+ *   txq:       stream, frames | status
+ *   rxq:       stream | frames, status
+ */
+import type { HandlerResult, OpenDevice, Request, ServedQueue } from '../../kit/index.js';
+import { LATER } from '../../kit/index.js';
+import { type ChainReader, type ChainWriter, DriverFault } from '../../virtio/index.js';
+import type { SoundBackEnd } from './backend.js';
+import { FORMATS, hasBit, type PcmParams, RATES } from './format.js';
+import { JackPanel } from './jacks.js';
+import { PcmStream, type StreamState } from './stream.js';
+import {
+  CHANNEL_MAPS,
+  ChmapInfo,
+  PCM_F,
+  PcmInfo,
+  PcmSetParams,
+  PcmStatus,
+  SND_D,
+  SND_EVT,
+  SND_R,
+  SND_S,
+  SndConfig,
+  SndEvent,
+} from './wire.js';
+
+/** States in which a request is allowed (section 5.14.6.6.1); RELEASE always is. */
+const ALLOWED: Readonly<Record<number, readonly StreamState[]>> = {
+  [SND_R.PCM_SET_PARAMS]: ['idle', 'set', 'prepared'],
+  [SND_R.PCM_PREPARE]: ['set', 'prepared'],
+  [SND_R.PCM_START]: ['prepared', 'stopped'],
+  [SND_R.PCM_STOP]: ['running'],
+};
+
+/** Largest buffer of a driver, and so the largest I/O message: far more than anybody needs. */
+const BUFFER_BYTES_MAX = 2 ** 26;
+/** Largest structure that an information request may ask for, in bytes. */
+const INFO_SIZE_MAX = 1024;
+
+export interface SoundDeviceOptions {
+  readonly streamCount: number;
+  readonly jackCount: number;
+  readonly log: (line: string) => void;
+}
+
+/** Where a stream belongs: one of each direction makes a function group. */
+const groupOf = (streamId: number): number => streamId >> 1;
+
+export class SoundDevice {
+  readonly streams: readonly PcmStream[];
+  readonly jacks: JackPanel;
+  private readonly backEnd: SoundBackEnd;
+  private readonly log: (line: string) => void;
+  private readonly streamInfos: readonly Uint8Array[];
+  private readonly chmapInfos: readonly Uint8Array[];
+  private eventQueue: ServedQueue | null = null;
+
+  constructor(backEnd: SoundBackEnd, { streamCount, jackCount, log }: SoundDeviceOptions) {
+    this.backEnd = backEnd;
+    this.log = log;
+    const events = {
+      xrun: (stream: PcmStream) => {
+        if ((stream.features & PCM_F.EVT_XRUNS) !== 0) this.tell(SND_EVT.PCM_XRUN, stream.id);
+      },
+      health: (stream: PcmStream, errno: number) => this.healthChanged(stream, errno),
+    };
+    this.streams = Array.from({ length: streamCount }, (_, id) => {
+      const direction = id % 2 === 0 ? SND_D.OUTPUT : SND_D.INPUT;
+      return new PcmStream(id, direction, backEnd.offer(direction), events);
+    });
+    this.jacks = new JackPanel(jackCount, groupOf, (code, id) => this.tell(code, id));
+    this.streamInfos = this.streams.map(encodeStream);
+    this.chmapInfos = this.streams.flatMap(encodeMaps);
+  }
+
+  /** What the kit needs to serve this device. */
+  open(): OpenDevice<'controlq' | 'eventq' | 'txq' | 'rxq'> {
+    const transfer = (direction: number) => (request: Request, queue: ServedQueue) =>
+      this.transfer(request, queue, direction);
+    return {
+      features: 0n,
+      config: SndConfig.encode({
+        jacks: this.jacks.infos.length,
+        streams: this.streams.length,
+        chmaps: this.chmapInfos.length,
+      }),
+      handlers: {
+        controlq: (request) => this.control(request),
+        txq: transfer(SND_D.OUTPUT),
+        rxq: transfer(SND_D.INPUT),
+      },
+      queueStarted: (queue) => {
+        if (queue.name !== 'eventq') return;
+        this.eventQueue = queue;
+        this.jacks.tellAll();
+      },
+      buffersAdded: () => this.jacks.tellAll(),
+      queueStopping: (queue) => {
+        if (queue === this.eventQueue) this.eventQueue = null;
+        for (const stream of this.streams) stream.flush(queue);
+      },
+      reset: () => this.reset(),
+      close: () => {
+        this.reset();
+        this.backEnd.close();
+      },
+    };
+  }
+
+  private reset(): void {
+    for (const stream of this.streams) stream.reset();
+    this.jacks.infosRead(); // The next driver asks.
+  }
+
+  /** False when the driver has no buffer for an event: it is then lost, unless it is said again. */
+  private tell(code: number, data: number): boolean {
+    return this.eventQueue?.deliver([SndEvent.encode({ code, data })]) === true;
+  }
+
+  private healthChanged({ id }: PcmStream, errno: number): void {
+    this.log(errno === 0 ? `stream ${id} works again` : `stream ${id} fails (errno ${errno})`);
+    this.jacks.setWorking(id, errno === 0);
+  }
+
+  private control({ reader, writer }: Request): HandlerResult {
+    if (writer.remaining < 4) {
+      throw new DriverFault('request', 'a control request has no room for its status');
+    }
+    if (reader.remaining < 4) {
+      writer.writeU32(SND_S.BAD_MSG);
+      return undefined;
+    }
+    const code = reader.readU32();
+    if (code === SND_R.JACK_INFO) {
+      this.answerInfos(reader, writer, this.jacks.infos);
+      this.jacks.infosRead();
+    } else if (code === SND_R.PCM_INFO) this.answerInfos(reader, writer, this.streamInfos);
+    else if (code === SND_R.CHMAP_INFO) this.answerInfos(reader, writer, this.chmapInfos);
+    else if (code === SND_R.JACK_REMAP) writer.writeU32(this.jacks.remap(reader));
+    else if (code === SND_R.PCM_RELEASE || ALLOWED[code] !== undefined) {
+      writer.writeU32(this.controlStream(code, reader));
+      // The I/O messages that it ended become visible before it does.
+      if (code === SND_R.PCM_RELEASE) return Promise.resolve();
+    } else writer.writeU32(SND_S.NOT_SUPP);
+    return undefined;
+  }
+
+  private answerInfos(
+    reader: ChainReader,
+    writer: ChainWriter,
+    infos: readonly Uint8Array[],
+  ): void {
+    const startId = reader.remaining < 12 ? infos.length + 1 : reader.readU32();
+    if (startId > infos.length) {
+      writer.writeU32(SND_S.BAD_MSG);
+      return;
+    }
+    const count = reader.readU32();
+    const size = reader.readU32();
+    const isThere = startId + count <= infos.length && size <= INFO_SIZE_MAX;
+    if (!isThere || count * size > writer.remaining - 4) {
+      writer.writeU32(SND_S.BAD_MSG);
+      return;
+    }
+    writer.writeU32(SND_S.OK);
+    for (let id = startId; id < startId + count; id += 1) {
+      // Drivers of another version may know a shorter or a longer structure.
+      const info = infos[id]!.subarray(0, size);
+      writer.write(info);
+      for (let left = size - info.length; left > 0; left -= 1) writer.writeU8(0);
+    }
+  }
+
+  private controlStream(code: number, reader: ChainReader): number {
+    if (reader.remaining < 4) return SND_S.BAD_MSG;
+    const stream = this.streams[reader.readU32()];
+    if (stream === undefined) return SND_S.BAD_MSG;
+    if (code === SND_R.PCM_RELEASE) stream.release();
+    else if (!ALLOWED[code]!.includes(stream.state)) return SND_S.BAD_MSG;
+    else if (code === SND_R.PCM_SET_PARAMS) return this.setParams(stream, reader);
+    else if (code === SND_R.PCM_PREPARE) return this.prepare(stream);
+    else if (code === SND_R.PCM_START) stream.start();
+    else stream.stop();
+    return SND_S.OK;
+  }
+
+  private setParams(stream: PcmStream, reader: ChainReader): number {
+    if (reader.remaining < PcmSetParams.size) return SND_S.BAD_MSG;
+    const { bufferBytes, periodBytes, features, ...chosen } = reader.take(PcmSetParams);
+    const { offer } = stream;
+    const { format, rate, channels } = chosen;
+    const isOffered =
+      hasBit(offer.formats, format) &&
+      hasBit(offer.rates, rate) &&
+      channels >= offer.channelsMin &&
+      channels <= offer.channelsMax;
+    if (!isOffered || (features & ~PCM_F.EVT_XRUNS) !== 0) return SND_S.NOT_SUPP;
+    const params: PcmParams = {
+      format: FORMATS[format]!,
+      rate: RATES[rate]!,
+      ...{ channels, bufferBytes, periodBytes },
+    };
+    const isWhole = periodBytes > 0 && bufferBytes > 0 && bufferBytes % periodBytes === 0;
+    if (!isWhole || bufferBytes > BUFFER_BYTES_MAX) return SND_S.BAD_MSG;
+    stream.set(params, features);
+    return SND_S.OK;
+  }
+
+  private prepare(stream: PcmStream): number {
+    const { id, direction, params } = stream;
+    // Drivers prepare twice; nothing was played meanwhile, and there is nothing to begin anew.
+    if (stream.state === 'prepared') return SND_S.OK;
+    stream.closePort();
+    try {
+      stream.prepare(this.backEnd.open(id, direction, params!));
+      return SND_S.OK;
+    } catch (error) {
+      this.log(`stream ${id} cannot be prepared: ${(error as Error).message}`);
+      stream.release();
+      return SND_S.IO_ERR;
+    }
+  }
+
+  private transfer(
+    request: Request,
+    queue: ServedQueue,
+    direction: number,
+  ): typeof LATER | undefined {
+    const { reader, writer } = request;
+    const status = writer.splitTail(PcmStatus.size);
+    const stream = this.streams[reader.readU32()];
+    const size = direction === SND_D.OUTPUT ? reader.remaining : writer.remaining;
+    if (stream?.direction === direction && size <= BUFFER_BYTES_MAX) {
+      stream.place(request, queue, status);
+      return LATER;
+    }
+    status.writeU32(SND_S.IO_ERR);
+    status.writeU32(0);
+    return undefined;
+  }
+}
+
+function encodeStream({ id, direction, offer }: PcmStream): Uint8Array {
+  return PcmInfo.encode({ nid: groupOf(id), features: PCM_F.EVT_XRUNS, direction, ...offer });
+}
+
+/** The usual maps for the numbers of channels that a stream can have. */
+function encodeMaps({ id, direction, offer }: PcmStream): Uint8Array[] {
+  const { channelsMin, channelsMax } = offer;
+  return CHANNEL_MAPS.filter(({ length }) => length >= channelsMin && length <= channelsMax).map(
+    (map) =>
+      ChmapInfo.encode({
+        nid: groupOf(id),
+        direction,
+        channels: map.length,
+        positions: Uint8Array.from(map),
+      }),
+  );
+}

@@ -1,0 +1,262 @@
+/**
+ * One stream: its life, and its I/O messages, each of which ends when its frames have been heard
+ * or recorded, by the clock.
+ *
+ *   idle ──► set ──► prepared ──► running ◄──► stopped
+ *             ▲          └───────── release ──────┘
+ *             └────────────────────────┘
+ *
+ * The clock runs on while the driver is late by less than a period, as it would with a buffer of
+ * that size in the device. After that the stream has run dry, and begins anew with what comes.
+ */
+import type { Request, ServedQueue } from '../../kit/index.js';
+import type { ChainWriter } from '../../virtio/index.js';
+import type { PcmPort } from './backend.js';
+import { bytesPerMs, type PcmOffer, type PcmParams, writeSilence } from './format.js';
+import { SND_D, SND_S } from './wire.js';
+
+/** How long in milliseconds until a port that could move nothing is asked again. */
+const RETRY_MS = 4;
+/** Messages of a stream that was not prepared fail at this pace, so that nobody is kept busy. */
+const REFUSAL_MS = 10;
+
+export type StreamState = 'idle' | 'set' | 'prepared' | 'running' | 'stopped';
+
+/** An I/O message between its arrival and its end; reused. */
+class Message {
+  request!: Request;
+  queue!: ServedQueue;
+  status!: ChainWriter;
+  size = 0;
+  code: number = SND_S.OK;
+  isBegun = false;
+  isMoved = false;
+}
+
+/** What a stream tells its device. */
+export interface StreamEvents {
+  xrun(stream: PcmStream): void;
+  /** The port fails with an errno, or (0) works again. */
+  health(stream: PcmStream, errno: number): void;
+}
+
+/** Figures of a stream, from the start of the device. */
+export interface StreamCounters {
+  periods: number;
+  xruns: number;
+  /** Messages that ended with an error. */
+  errors: number;
+}
+
+export class PcmStream {
+  readonly id: number;
+  readonly direction: number;
+  readonly offer: PcmOffer;
+  readonly counters: StreamCounters = { periods: 0, xruns: 0, errors: 0 };
+  state: StreamState = 'idle';
+  params: PcmParams | null = null;
+  /** Features of the stream that the driver chose. */
+  features = 0;
+  errno = 0;
+  private readonly events: StreamEvents;
+  private port: PcmPort | null = null;
+  private readonly waiting: Message[] = [];
+  private readonly spare: Message[] = [];
+  private timer: NodeJS.Timeout | null = null;
+  /** When the message that is being played ends; else when the last one ended. */
+  private end = 0;
+  /** What was left to play when the stream was stopped, in milliseconds. */
+  private left = 0;
+  private isDry = false;
+
+  constructor(id: number, direction: number, offer: PcmOffer, events: StreamEvents) {
+    this.id = id;
+    this.direction = direction;
+    this.offer = offer;
+    this.events = events;
+  }
+
+  set(params: PcmParams, features: number): void {
+    this.closePort();
+    this.params = params;
+    this.features = features;
+    this.state = 'set';
+  }
+
+  prepare(port: PcmPort): void {
+    this.port = port;
+    this.left = 0;
+    this.state = 'prepared';
+    this.clearTimer();
+  }
+
+  start(): void {
+    this.state = 'running';
+    this.end = performance.now() + this.left;
+    this.isDry = false;
+    this.run();
+  }
+
+  stop(): void {
+    const isUnderWay = this.waiting[0]?.isBegun === true;
+    this.left = isUnderWay ? Math.max(0, this.end - performance.now()) : 0;
+    this.state = 'stopped';
+    this.clearTimer();
+  }
+
+  /** Ends all messages and closes the port; what was not played yet is not played. */
+  release(): void {
+    this.flush(null);
+    this.closePort();
+    if (this.params !== null) this.state = 'set';
+  }
+
+  /** The driver reset the device. */
+  reset(): void {
+    this.release();
+    this.params = null;
+    this.state = 'idle';
+  }
+
+  /** Takes the place of the port that was there, which is closed before the next one opens. */
+  closePort(): void {
+    this.clearTimer();
+    this.port?.close();
+    this.port = null;
+  }
+
+  place(request: Request, queue: ServedQueue, status: ChainWriter): void {
+    const message = this.spare.pop() ?? new Message();
+    const { reader, writer } = request;
+    message.request = request;
+    message.queue = queue;
+    message.status = status;
+    message.size = this.direction === SND_D.OUTPUT ? reader.remaining : writer.remaining;
+    message.code = SND_S.OK;
+    message.isBegun = false;
+    message.isMoved = false;
+    this.waiting.push(message);
+    if (this.state === 'running') {
+      if (this.waiting.length === 1) this.run();
+    } else if (this.port === null && this.timer === null) this.schedule(REFUSAL_MS);
+  }
+
+  /** Ends the messages of a queue, or of all, at once. */
+  flush(queue: ServedQueue | null): void {
+    const { waiting } = this;
+    for (let i = 0; i < waiting.length; ) {
+      if (queue === null || waiting[i]!.queue === queue) this.finish(i);
+      else i += 1;
+    }
+  }
+
+  private readonly run = (): void => {
+    this.clearTimer();
+    if (this.state !== 'running') {
+      if (this.port === null) this.refuse();
+      return;
+    }
+    const now = performance.now();
+    for (;;) {
+      const message = this.waiting[0];
+      if (message === undefined) {
+        this.runDry(now);
+        return;
+      }
+      if (!message.isBegun) this.begin(message, now);
+      const isDue = now >= this.end;
+      // What is played is passed on at once; what is recorded is there at the end.
+      const isWanted = isDue || this.direction === SND_D.OUTPUT;
+      if (isWanted && !message.isMoved && !this.move(message)) {
+        this.schedule(RETRY_MS);
+        return;
+      }
+      if (!isDue) {
+        this.schedule(this.end - now);
+        return;
+      }
+      this.counters.periods += 1;
+      this.finish(0);
+    }
+  };
+
+  private begin(message: Message, now: number): void {
+    const params = this.params!;
+    const rate = bytesPerMs(params);
+    const isLate = now - this.end > params.bufferBytes / rate;
+    if (isLate && !this.isDry) this.xrun();
+    if (isLate || this.isDry) this.end = now;
+    this.isDry = false;
+    this.end += message.size / rate;
+    message.isBegun = true;
+  }
+
+  private runDry(now: number): void {
+    if (this.isDry) return;
+    const params = this.params!;
+    const limit = this.end + params.periodBytes / bytesPerMs(params);
+    if (now < limit) {
+      this.schedule(limit - now);
+      return;
+    }
+    this.isDry = true;
+    this.xrun();
+  }
+
+  private xrun(): void {
+    this.counters.xruns += 1;
+    this.events.xrun(this);
+  }
+
+  /** Moves what can be moved; true when that is all. */
+  private move(message: Message): boolean {
+    const { reader, writer } = message.request;
+    const isOutput = this.direction === SND_D.OUTPUT;
+    const cursor = isOutput ? reader : writer;
+    if (cursor.remaining > 0) {
+      const result = isOutput ? this.port!.play(reader) : this.port!.record(writer);
+      if (result < 0) {
+        message.code = SND_S.IO_ERR;
+        this.counters.errors += 1;
+        if (!isOutput) writeSilence(writer, this.params!.format);
+      }
+      if (result !== 0) this.setHealth(Math.min(0, result));
+      message.isMoved = result < 0 || cursor.remaining === 0;
+    } else message.isMoved = true;
+    return message.isMoved;
+  }
+
+  private setHealth(result: number): void {
+    if (-result === this.errno) return;
+    this.errno = -result;
+    this.events.health(this, this.errno);
+  }
+
+  /** The stream was never prepared: its device may have been started again under the driver. */
+  private refuse(): void {
+    const { waiting, counters } = this;
+    counters.errors += waiting.length;
+    for (const message of waiting) message.code = SND_S.IO_ERR;
+    this.flush(null);
+  }
+
+  private finish(index: number): void {
+    const { waiting } = this;
+    const message = index === 0 ? waiting.shift()! : waiting.splice(index, 1)[0]!;
+    const { status, queue, request, code } = message;
+    status.writeU32(code);
+    status.writeU32(0); // Whatever has ended has been heard.
+    this.spare.push(message);
+    queue.complete(request);
+  }
+
+  private schedule(delayMs: number): void {
+    this.timer = setTimeout(this.run, Math.ceil(delayMs));
+    this.timer.unref();
+  }
+
+  private clearTimer(): void {
+    if (this.timer !== null) clearTimeout(this.timer);
+    this.timer = null;
+  }
+}
