@@ -68,6 +68,12 @@ export const ERROR_TABLE = {
     exitStatus: 1,
     summary: 'The source of entropy cannot be opened or read; check --filename.',
   },
+  VLO_CAN_INTERFACE: {
+    exitStatus: 1,
+    summary:
+      'A CAN interface is not there, is of another kind, or cannot be made or used; the message says ' +
+      'what is missing.',
+  },
   VLO_PROTOCOL: {
     exitStatus: 1,
     summary:

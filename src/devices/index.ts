@@ -8,6 +8,7 @@ export {
   STATUS_MISSING,
 } from './blk/driver-slots.js';
 export { blk } from './blk/index.js';
+export { can } from './can/index.js';
 export { DEVICES } from './catalog.js';
 export { RngDriver } from './rng/driver.js';
 export { rng } from './rng/index.js';

@@ -5,6 +5,9 @@ import type { Watch } from '../native/index.js';
 import { type Chain, type DeviceQueue, DriverFault, type QueueCounters } from '../virtio/index.js';
 import type { Handler } from './define.js';
 
+/** Where a packed ring begins: both indices 0, both wrap counters 1. */
+const PACKED_START = 0x80008000;
+
 /** @internal What a queue needs from the loop that serves it. */
 export interface QueueLoop {
   readonly wake: () => void;
@@ -16,6 +19,11 @@ export class ServedQueue {
   readonly name: string;
   /** Index among the device's queues. */
   readonly index: number;
+  /**
+   * True when the driver's requests do not begin with this queue: another process served it before,
+   * or it was stopped and started again. What the driver has told a device is not told again.
+   */
+  readonly isContinued: boolean;
   /** @internal */
   readonly ring: DeviceQueue;
   /** @internal */
@@ -46,6 +54,7 @@ export class ServedQueue {
     this.ring = ring;
     this.name = name;
     this.index = ring.index;
+    this.isContinued = ring.base !== (ring.features.packed ? PACKED_START : 0);
     this.handler = handler;
     this.isSupply = isSupply;
     this.kickFd = kickFd;

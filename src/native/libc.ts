@@ -78,8 +78,10 @@ export const libc = {
   connect: declare('int connect(int, uintptr_t, uint)'),
   accept4: declare('int accept4(int, uintptr_t, uintptr_t, int)'),
   getsockopt: declare('int getsockopt(int, int, int, uintptr_t, uintptr_t)'),
+  setsockopt: declare('int setsockopt(int, int, int, uintptr_t, uint)'),
   sendmsg: declare('long sendmsg(int, uintptr_t, int)'),
   recvmsg: declare('long recvmsg(int, uintptr_t, int)'),
+  recvmmsg: declare('int recvmmsg(int, uintptr_t, uint, int, uintptr_t)'),
   // The assembly behind syscall(2) reads registers only, so a fixed prototype calls it correctly.
   syscall: declare('long syscall(long, long, long, long, long, long, long)'),
 } as const;

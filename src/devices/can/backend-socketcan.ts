@@ -1,0 +1,247 @@
+/**
+ * A bus behind a CAN interface of this machine's kernel: hardware, or a `vcan`.
+ *
+ * An own frame that comes back from the kernel is on the bus: frames are confirmed with it. What
+ * has gone to the kernel waits in `pending`, in order; drivers confirm in that order as a rule.
+ */
+import { SystemError, VloError } from '../../errors.js';
+import {
+  CAN_ERROR,
+  CAN_ID,
+  CanSocket,
+  ERRNO,
+  type RawCanFrame,
+  Watch,
+} from '../../native/index.js';
+import {
+  type CanBus,
+  CanFrame,
+  type CanListener,
+  SEND_DONE,
+  SEND_FAILED,
+  SEND_FULL,
+  SEND_PENDING,
+} from './backend.js';
+import { CAN_FLAG, DATA_SIZE_FD, ID_MAX_EXTENDED, ID_MAX_STANDARD } from './wire.js';
+
+/** MTU of an interface that takes FD frames. */
+const MTU_FD = 72;
+/** How soon a full interface is tried again: the kernel does not tell when there is room. */
+const RETRY_MS = 1;
+/** How often a missing interface is looked for, and lost confirmations are. */
+const CHECK_MS = 200;
+/** Calls in a row that bring frames, before others get their turn. */
+const ROUNDS_MAX = 8;
+
+/** A frame that the kernel has and the bus may not have yet. */
+class PendingFrame {
+  readonly frame = new CanFrame();
+  token = 0;
+}
+
+export class SocketCanBus implements CanBus {
+  readonly hasFd: boolean;
+  private readonly name: string;
+  private readonly log: (line: string) => void;
+  private listener: CanListener | null = null;
+  private confirms = false;
+  private socket: CanSocket | null = null;
+  private watch: Watch | null = null;
+  private retryTimer: NodeJS.Timeout | null = null;
+  private checkTimer: NodeJS.Timeout | null = null;
+  private isAway = false;
+  private droppedCount = 0;
+  private readonly pending: PendingFrame[] = [];
+  private readonly spare: PendingFrame[] = [];
+  private readonly frame = new CanFrame();
+  private readonly raw: RawCanFrame = { word: 0, length: 0, isFd: false, isOwn: false };
+
+  /** @throws VloError VLO_CAN_INTERFACE when there is no such interface, or it is of another kind */
+  constructor(name: string, log: (line: string) => void) {
+    this.name = name;
+    this.log = log;
+    try {
+      const socket = new CanSocket(name);
+      this.hasFd = socket.mtu >= MTU_FD;
+      socket.close();
+    } catch (error) {
+      throw interfaceError(name, error);
+    }
+  }
+
+  join(listener: CanListener, confirms: boolean): boolean {
+    this.listener = listener;
+    this.confirms = confirms;
+    if (!this.openSocket() || !this.socket!.isUp) {
+      this.log(`the interface '${this.name}' is down or gone: set it up with 'ip link set'`);
+      this.leave();
+      return false;
+    }
+    this.checkTimer = setInterval(() => this.check(), CHECK_MS);
+    return true;
+  }
+
+  leave(): void {
+    this.listener = null;
+    this.isAway = false;
+    this.closeSocket();
+    if (this.checkTimer !== null) clearInterval(this.checkTimer);
+    if (this.retryTimer !== null) clearTimeout(this.retryTimer);
+    this.checkTimer = null;
+    this.retryTimer = null;
+    this.spare.push(...this.pending.splice(0));
+  }
+
+  close(): void {
+    this.leave();
+  }
+
+  private openSocket(): boolean {
+    try {
+      const socket = new CanSocket(this.name);
+      this.socket = socket;
+      socket.receiveErrors(CAN_ERROR.BUS_OFF);
+      if (this.confirms) socket.receiveOwn();
+      this.droppedCount = 0;
+      this.watch = new Watch(socket.fd, () => this.readable());
+      return true;
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error;
+      this.closeSocket();
+      return false;
+    }
+  }
+
+  private closeSocket(): void {
+    this.watch?.close();
+    this.socket?.close();
+    this.watch = null;
+    this.socket = null;
+  }
+
+  send(frame: CanFrame, token: number): number {
+    const { socket } = this;
+    if (socket === null || this.isAway) return SEND_FAILED;
+    socket.outgoing.set(frame.data);
+    const isExtended = (frame.flags & CAN_FLAG.EXTENDED) !== 0;
+    const isRemote = (frame.flags & CAN_FLAG.RTR) !== 0;
+    const bits = (isExtended ? CAN_ID.EXTENDED : 0) + (isRemote ? CAN_ID.REMOTE : 0);
+    const isFd = (frame.flags & CAN_FLAG.FD) !== 0;
+    const result = socket.send(bits + frame.id, frame.length, isFd);
+    if (result === -ERRNO.ENOBUFS! || result === -ERRNO.EAGAIN!) return this.full();
+    if (result === -ERRNO.ENETDOWN! || result === -ERRNO.ENXIO!) this.goneAway();
+    if (result < 0) return SEND_FAILED;
+    if (!this.confirms) return SEND_DONE;
+    const entry = this.spare.pop() ?? new PendingFrame();
+    entry.frame.copy(frame);
+    entry.token = token;
+    this.pending.push(entry);
+    return SEND_PENDING;
+  }
+
+  private full(): number {
+    this.retryTimer ??= setTimeout(() => {
+      this.retryTimer = null;
+      this.listener?.writable();
+    }, RETRY_MS);
+    return SEND_FULL;
+  }
+
+  private readable(): void {
+    for (let round = 0; round < ROUNDS_MAX; round += 1) {
+      const { socket } = this;
+      if (socket === null) return;
+      const count = socket.receive();
+      if (count < 0) {
+        this.goneAway();
+        return;
+      }
+      for (let i = 0; i < count && this.socket === socket; i += 1) {
+        socket.take(i, this.raw, this.frame.data);
+        this.arrived();
+      }
+      if (!CanSocket.isMore(count)) return;
+    }
+  }
+
+  /** A frame of this bus, one of our own, or an error. */
+  private arrived(): void {
+    const { raw, frame, listener } = this;
+    if ((raw.word & CAN_ID.ERROR) !== 0) {
+      if ((raw.word & CAN_ERROR.BUS_OFF) !== 0) listener?.busOff();
+      return;
+    }
+    const isExtended = (raw.word & CAN_ID.EXTENDED) !== 0;
+    const isRemote = (raw.word & CAN_ID.REMOTE) !== 0;
+    frame.id = raw.word & (isExtended ? ID_MAX_EXTENDED : ID_MAX_STANDARD);
+    frame.flags =
+      (isExtended ? CAN_FLAG.EXTENDED : 0) |
+      (isRemote ? CAN_FLAG.RTR : 0) |
+      (raw.isFd ? CAN_FLAG.FD : 0);
+    frame.length = Math.min(raw.length, DATA_SIZE_FD);
+    if (raw.isOwn) this.confirm(frame);
+    else listener?.received(frame);
+  }
+
+  private confirm(frame: CanFrame): void {
+    const { pending } = this;
+    for (let index = 0; index < pending.length; index += 1) {
+      const entry = pending[index]!;
+      if (!entry.frame.equals(frame)) continue;
+      if (index === 0) pending.shift();
+      else pending.splice(index, 1);
+      this.spare.push(entry);
+      this.listener?.ended(entry.token, true);
+      return;
+    }
+  }
+
+  /** The interface went down, or away: frames fail until it is back. */
+  private goneAway(): void {
+    if (!this.isAway) this.log(`the interface '${this.name}' is down: frames fail until it is up`);
+    this.isAway = true;
+    this.watch?.pause();
+    this.endAll(false);
+  }
+
+  private endAll(isSent: boolean): void {
+    for (let entry = this.pending.shift(); entry !== undefined; entry = this.pending.shift()) {
+      this.spare.push(entry);
+      this.listener?.ended(entry.token, isSent);
+    }
+  }
+
+  private check(): void {
+    if (this.isAway) {
+      // A removed interface leaves a socket behind that is bound to nothing.
+      this.closeSocket();
+      if (!this.openSocket()) return;
+      if (!this.socket!.isUp) {
+        this.watch?.pause();
+        return;
+      }
+      this.isAway = false;
+      this.log(`the interface '${this.name}' is up again`);
+      this.listener?.writable();
+      return;
+    }
+    const droppedCount = this.socket?.droppedCount ?? 0;
+    if (droppedCount === this.droppedCount) return;
+    this.log(`the kernel had no room for ${droppedCount - this.droppedCount} frames`);
+    this.droppedCount = droppedCount;
+    // Confirmations may be among them, and will not come a second time.
+    this.endAll(true);
+  }
+}
+
+function interfaceError(name: string, error: unknown): unknown {
+  if (!(error instanceof SystemError)) return error;
+  const reasons: Readonly<Record<string, string>> = {
+    EAFNOSUPPORT: "this kernel has no CAN: 'modprobe can-raw'",
+    EPROTONOSUPPORT: "this kernel has no raw CAN sockets: 'modprobe can-raw'",
+    ENODEV: "there is no such CAN interface: 'ip link' lists all",
+  };
+  const reason = reasons[error.errno] ?? error.message;
+  const message = `CAN interface '${name}': ${reason}; check --can-devices`;
+  return new VloError('VLO_CAN_INTERFACE', message, { cause: error });
+}
