@@ -6,6 +6,7 @@ export * from './fd.js';
 export * from './file.js';
 export * from './io-uring.js';
 export { ERRNO, errnoName } from './libc.js';
+export * from './link.js';
 export * from './mapping.js';
 export * from './memfd.js';
 export * from './mount.js';

@@ -2,10 +2,11 @@
  * The transport that needs no kernel module: a driver of ours in this process, and a presentation
  * of what it drives.
  */
-import { BlkDriver, type BlkDriverOptions, RngDriver } from '../devices/index.js';
+import { BlkDriver, type BlkDriverOptions, CanDriver, RngDriver } from '../devices/index.js';
 import { VloError } from '../errors.js';
 import type { DriverOptions } from '../kit/driver-host.js';
 import {
+  CanInterface,
   DISK_DEPTH,
   DISK_SLOT_SLACK,
   DISK_TRANSFER_MAX,
@@ -77,7 +78,22 @@ async function connectRng(options: DriverOptions): Promise<Attached> {
   };
 }
 
-const CONNECT: Readonly<Record<string, Connect>> = { blk: connectBlk, rng: connectRng };
+async function connectCan(options: DriverOptions): Promise<Attached> {
+  const driver = await CanDriver.connect(options);
+  return {
+    queueCount: 3,
+    abandon: (error) => driver.abandon(error),
+    close: () => driver.close(),
+    present: ({ name, log }) => CanInterface.open(driver, name, log),
+    presentWithoutFuse: () => null,
+  };
+}
+
+const CONNECT: Readonly<Record<string, Connect>> = {
+  blk: connectBlk,
+  rng: connectRng,
+  can: connectCan,
+};
 
 /** Types of devices that the user transport can drive. */
 export const USER_TYPES: readonly string[] = Object.keys(CONNECT);

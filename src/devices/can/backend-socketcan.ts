@@ -26,6 +26,8 @@ import { CAN_FLAG, DATA_SIZE_FD, ID_MAX_EXTENDED, ID_MAX_STANDARD } from './wire
 
 /** MTU of an interface that takes FD frames. */
 const MTU_FD = 72;
+/** Bytes of data of an error frame. */
+const ERROR_SIZE = 8;
 /** How soon a full interface is tried again: the kernel does not tell when there is room. */
 const RETRY_MS = 1;
 /** How often a missing interface is looked for, and lost confirmations are. */
@@ -140,17 +142,34 @@ export class SocketCanBus implements CanBus {
   }
 
   private full(): number {
+    this.retrySoon();
+    return SEND_FULL;
+  }
+
+  private retrySoon(): void {
     this.retryTimer ??= setTimeout(() => {
       this.retryTimer = null;
+      if (!this.isAway) this.watch?.resume();
       this.listener?.writable();
     }, RETRY_MS);
-    return SEND_FULL;
+  }
+
+  /** Tells whoever listens on the interface that its controller is off the bus. */
+  tellBusOff(): void {
+    this.socket?.outgoing.fill(0);
+    this.socket?.send(CAN_ID.ERROR + CAN_ERROR.BUS_OFF, ERROR_SIZE, false);
   }
 
   private readable(): void {
     for (let round = 0; round < ROUNDS_MAX; round += 1) {
       const { socket } = this;
       if (socket === null) return;
+      if (this.listener?.hasRoom === false) {
+        // They wait in the kernel, which has room for more of them.
+        this.watch?.pause();
+        this.retrySoon();
+        return;
+      }
       const count = socket.receive();
       if (count < 0) {
         this.goneAway();
