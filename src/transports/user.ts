@@ -25,9 +25,9 @@ interface Attached {
   readonly queueCount: number;
   abandon(error: VloError): void;
   close(): Promise<void>;
-  /** @throws VloError VLO_FUSE_UNAVAILABLE */
+  /** @throws VloError VLO_FUSE_UNAVAILABLE or VLO_CAN_INTERFACE where it cannot be shown */
   present(options: AttachOptions): Promise<Presentation>;
-  /** What is shown where there is no FUSE; null: nothing, and the socket is left to others. */
+  /** What is shown then; null: nothing, and the socket is left to others. */
   presentWithoutFuse(options: AttachOptions): Presentation | null;
 }
 
@@ -95,6 +95,12 @@ const CONNECT: Readonly<Record<string, Connect>> = {
   can: connectCan,
 };
 
+/** What this machine may lack to show a device, whose socket is of use all the same. */
+const UNSHOWN: Readonly<Record<string, string>> = {
+  VLO_FUSE_UNAVAILABLE: 'no FUSE file',
+  VLO_CAN_INTERFACE: 'no interface',
+};
+
 /** Types of devices that the user transport can drive. */
 export const USER_TYPES: readonly string[] = Object.keys(CONNECT);
 
@@ -158,9 +164,9 @@ class UserAttachment implements Attachment {
     try {
       return await attached.present(options);
     } catch (error) {
-      if (!(error instanceof VloError) || error.code !== 'VLO_FUSE_UNAVAILABLE') throw error;
+      if (!(error instanceof VloError) || !(error.code in UNSHOWN)) throw error;
       const shown = attached.presentWithoutFuse(options);
-      this.note = `no FUSE file: ${error.message}`;
+      this.note = `${UNSHOWN[error.code]}: ${error.message}`;
       options.log(this.note);
       // A back end serves one front end at a time.
       if (shown === null) await attached.close();
