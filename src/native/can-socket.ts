@@ -1,4 +1,5 @@
 /** Raw CAN sockets (linux/can.h, linux/can/raw.h): frames of one interface, many in one call. */
+import { SystemError } from '../errors.js';
 import { NativeBuffer } from './buffer.js';
 import { Fd } from './fd.js';
 import { check, ERRNO, lastErrno, libc } from './libc.js';
@@ -18,7 +19,9 @@ const SO_RCVBUFFORCE = 33;
 const SO_MEMINFO = 55;
 const SIOCGIFFLAGS = 0x8913;
 const SIOCGIFMTU = 0x8921;
+const SIOCGIFHWADDR = 0x8927;
 const SIOCGIFINDEX = 0x8933;
+const ARPHRD_CAN = 280;
 const IFF_UP = 1;
 const MSG_DONTWAIT = 0x40;
 const MSG_CONFIRM = 0x800;
@@ -40,8 +43,12 @@ const BATCH = 32;
 const RECEIVE_BUFFER = 2 ** 21;
 
 // Layout of the memory: a frame to send, then for each frame to receive an mmsghdr, an iovec and
-// the frame itself. Besides: what ioctl, bind and getsockopt take.
+// the frame itself. Besides: what bind, setsockopt, ioctl and getsockopt take; those that run in the
+// pool have theirs for themselves.
 const OUT = 0;
+const NAME = 80;
+const NAME_SIZE = 24;
+const OPTIONS = 112;
 const ARGUMENT = 128;
 const VALUE = 192;
 const HEADERS = 256;
@@ -49,6 +56,7 @@ const HEADER_SIZE = 64;
 const IOVECS = HEADERS + BATCH * HEADER_SIZE;
 const FRAMES = IOVECS + BATCH * 16;
 const FRAME_STRIDE = 80;
+const SIZE = FRAMES + BATCH * FRAME_STRIDE;
 const MSG_IOV = 16;
 const MSG_IOVLEN = 24;
 const MSG_FLAGS = 48;
@@ -64,33 +72,77 @@ export interface RawCanFrame {
   isOwn: boolean;
 }
 
+/** What a socket is to bring besides the frames of others. */
+export interface CanSocketOptions {
+  /** Own frames too, when they are on the bus. */
+  readonly receivesOwn: boolean;
+  /** Classes of errors whose frames are wanted too. */
+  readonly errors: number;
+}
+
+/**
+ * A socket on one interface.
+ *
+ * The kernel sets such a socket up, and closes it, under its lock for the configuration of networks,
+ * which whoever sets an interface up holds: also while a driver waits for the very process that
+ * would open the socket. Nobody could end that, so these calls are made in Node's thread pool.
+ */
 export class CanSocket {
   /** Bytes of a packet of the interface: 72 and more where it takes FD frames. */
   readonly mtu: number;
+  /** Number of the interface that the socket is for; a new one of the same name has another. */
+  readonly index: number;
   private readonly socket: Fd;
-  private readonly buffer = new NativeBuffer(FRAMES + BATCH * FRAME_STRIDE);
+  private readonly buffer = new NativeBuffer(SIZE);
   private readonly view = new DataView(this.buffer.bytes.buffer);
   private readonly name: string;
+  private pending: Promise<unknown> = Promise.resolve();
 
-  /** Opens a socket that is bound to an interface, up or down. @throws SystemError */
+  /** Finds an interface, up or down. @throws SystemError ENODEV, EAFNOSUPPORT, ENOTSUP and others */
   constructor(name: string) {
     this.name = name;
     const type = SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC;
     this.socket = new Fd(check(libc.socket(AF_CAN, type, CAN_RAW), 'socket', 'AF_CAN'));
     try {
+      if ((this.ask(SIOCGIFHWADDR, 'SIOCGIFHWADDR') & 0xffff) !== ARPHRD_CAN) {
+        throw new SystemError('bind', 'ENOTSUP', name);
+      }
       this.mtu = this.ask(SIOCGIFMTU, 'SIOCGIFMTU');
-      if (this.mtu >= FD_SIZE) this.setOption(SOL_CAN_RAW, FD_FRAMES, 1);
+      this.index = this.ask(SIOCGIFINDEX, 'SIOCGIFINDEX');
       this.growReceiveBuffer();
-      const index = this.ask(SIOCGIFINDEX, 'SIOCGIFINDEX');
-      this.buffer.bytes.fill(0, ARGUMENT, ARGUMENT + 24);
-      this.view.setUint16(ARGUMENT, AF_CAN, true);
-      this.view.setInt32(ARGUMENT + 4, index, true);
-      check(libc.bind(this.fd, this.buffer.address + ARGUMENT, 24), 'bind', name);
     } catch (error) {
       this.close();
       throw error;
     }
     this.prepareBatch();
+  }
+
+  /** Binds the socket to its interface; false when that is gone. Called once. */
+  async connect({ receivesOwn, errors }: CanSocketOptions): Promise<boolean> {
+    const { view } = this;
+    view.setUint16(NAME, AF_CAN, true);
+    view.setInt32(NAME + 4, this.index, true);
+    const options = [
+      [ERR_FILTER, errors],
+      [RECV_OWN_MSGS, receivesOwn ? 1 : 0],
+      [FD_FRAMES, this.mtu >= FD_SIZE ? 1 : 0],
+    ] as const;
+    for (const [place, [option, value]] of options.entries()) {
+      view.setUint32(OPTIONS + place * 4, value, true);
+      const address = this.buffer.address + OPTIONS + place * 4;
+      if (!(await this.inPool('setsockopt', SOL_CAN_RAW, option, address, 4))) return false;
+    }
+    return this.inPool('bind', this.buffer.address + NAME, NAME_SIZE);
+  }
+
+  private async inPool(call: 'setsockopt' | 'bind', ...args: number[]): Promise<boolean> {
+    if (!this.socket.isOpen) return false;
+    const { number } = this.socket;
+    const done = new Promise<boolean>((resolve) => {
+      libc[call].async(number, ...args, (error, result) => resolve(error === null && result === 0));
+    });
+    this.pending = done;
+    return (await done) && this.socket.isOpen;
   }
 
   get fd(): number {
@@ -121,12 +173,6 @@ export class CanSocket {
     return this.view.getInt32(ARGUMENT + IFNAMSIZ, true);
   }
 
-  private setOption(level: number, option: number, value: number): void {
-    this.view.setUint32(VALUE, value, true);
-    const address = this.buffer.address + VALUE;
-    check(libc.setsockopt(this.fd, level, option, address, 4), 'setsockopt', `${option}`);
-  }
-
   /** Without the privilege the kernel gives as much as anybody may have. */
   private growReceiveBuffer(): void {
     const address = this.buffer.address + VALUE;
@@ -144,14 +190,13 @@ export class CanSocket {
     }
   }
 
-  /** Also receives own frames, when they are on the bus. @throws SystemError */
-  receiveOwn(): void {
-    this.setOption(SOL_CAN_RAW, RECV_OWN_MSGS, 1);
-  }
-
-  /** Also receives error frames of these classes. @throws SystemError */
-  receiveErrors(classes: number): void {
-    this.setOption(SOL_CAN_RAW, ERR_FILTER, classes);
+  /** True while the interface is there: that one, and not another one of the same name. */
+  get isThere(): boolean {
+    try {
+      return this.ask(SIOCGIFINDEX, 'SIOCGIFINDEX') === this.index;
+    } catch {
+      return false;
+    }
   }
 
   /** Sends a frame with the data in {@link outgoing}. @returns 0 or a negative errno. */
@@ -203,10 +248,11 @@ export class CanSocket {
     return result < 0 ? 0 : this.view.getUint32(ARGUMENT + 32, true);
   }
 
-  /** Idempotent. */
+  /** Nothing more may be asked. Idempotent. */
   close(): void {
     if (!this.socket.isOpen) return;
-    this.socket.close();
-    this.buffer.free();
+    const fd = this.socket.take();
+    const { pending, buffer } = this;
+    void pending.then(() => libc.close.async(fd, () => buffer.free()));
   }
 }

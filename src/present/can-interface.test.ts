@@ -56,7 +56,7 @@ async function exchange(shown: CanInterface, driver: CanDriver): Promise<void> {
   const seen: number[] = [];
   driver.onFrame = ({ id }) => void seen.push(id);
   await driver.start();
-  const program = new SocketCanBus('vlo-test', () => {});
+  const program = await SocketCanBus.open('vlo-test', { canConfirm: false, log: () => {} });
   const listener = {
     ...{ hasRoom: true, ended: () => {}, writable: () => {}, busOff: () => {} },
     received: ({ id }: CanFrame) => void seen.push(id),

@@ -27,21 +27,23 @@ const RESTART_MS = 100;
 const aliasFile = (name: string): string => `/sys/class/net/${name}/ifalias`;
 const ALIAS = /^virtio-loopback (\d+)\s*$/;
 
+type Log = (line: string) => void;
+
 export class CanInterface implements Presentation, CanListener {
   /** Name of the interface: it has no file. */
   readonly path: string;
   readonly counters = newCounters();
   private readonly driver: CanDriver;
   private readonly bus: SocketCanBus;
-  private readonly log: (line: string) => void;
+  private readonly log: Log;
   private timer: NodeJS.Timeout | null = null;
   private isClosed = false;
 
-  private constructor(driver: CanDriver, name: string, log: (line: string) => void) {
+  private constructor(driver: CanDriver, bus: SocketCanBus, name: string, log: Log) {
     this.driver = driver;
+    this.bus = bus;
     this.path = name;
     this.log = log;
-    this.bus = new SocketCanBus(name, log);
   }
 
   /**
@@ -49,20 +51,20 @@ export class CanInterface implements Presentation, CanListener {
    * number that is free, and starts the controller.
    * @throws VloError VLO_CAN_INTERFACE when it cannot be made, VLO_DEVICE_FAILED
    */
-  static async open(
-    driver: CanDriver,
-    device: string,
-    log: (line: string) => void,
-  ): Promise<CanInterface> {
+  static async open(driver: CanDriver, device: string, log: Log): Promise<CanInterface> {
     const name = makeInterface(device, driver.hasFd ? MTU_FD : MTU_CLASSIC);
+    let bus: SocketCanBus | null = null;
     try {
-      const shown = new CanInterface(driver, name, log);
+      // A vcan confirms everything at once: that tells nothing.
+      bus = await SocketCanBus.open(name, { canConfirm: false, log });
+      const shown = new CanInterface(driver, bus, name, log);
       driver.onFrame = (frame) => shown.fromDevice(frame);
       driver.onBusOff = () => shown.deviceBusOff();
       shown.bus.join(shown, false);
       await driver.start();
       return shown;
     } catch (error) {
+      bus?.close();
       removeLink(name);
       throw error;
     }

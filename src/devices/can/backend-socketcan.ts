@@ -4,6 +4,7 @@
  * An own frame that comes back from the kernel is on the bus: frames are confirmed with it. What
  * has gone to the kernel waits in `pending`, in order; drivers confirm in that order as a rule.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { SystemError, VloError } from '../../errors.js';
 import {
   CAN_ERROR,
@@ -30,8 +31,12 @@ const MTU_FD = 72;
 const ERROR_SIZE = 8;
 /** How soon a full interface is tried again: the kernel does not tell when there is room. */
 const RETRY_MS = 1;
-/** How often a missing interface is looked for, and lost confirmations are. */
+/** How often the interface is looked at, and lost confirmations are looked for. */
 const CHECK_MS = 200;
+/** How long an interface is waited for that somebody else is about to change. */
+const CONNECT_MS_MAX = 2000;
+/** Calls that may be needed to empty a socket: more than fit into its buffer. */
+const STALE_MAX = 1000;
 /** Calls in a row that bring frames, before others get their turn. */
 const ROUNDS_MAX = 8;
 
@@ -41,77 +46,104 @@ class PendingFrame {
   token = 0;
 }
 
+export interface SocketCanOptions {
+  /** False for a bus that is not asked to confirm frames. */
+  readonly canConfirm: boolean;
+  readonly log: (line: string) => void;
+}
+
 export class SocketCanBus implements CanBus {
-  readonly hasFd: boolean;
+  hasFd = false;
   private readonly name: string;
-  private readonly log: (line: string) => void;
+  private readonly options: SocketCanOptions;
   private listener: CanListener | null = null;
   private confirms = false;
+  /** The socket, and once it is connected what tells of its frames. */
   private socket: CanSocket | null = null;
   private watch: Watch | null = null;
   private retryTimer: NodeJS.Timeout | null = null;
-  private checkTimer: NodeJS.Timeout | null = null;
-  private isAway = false;
+  private readonly checkTimer: NodeJS.Timeout;
+  /** The interface is down or gone, or not connected yet. */
+  private isAway = true;
   private droppedCount = 0;
   private readonly pending: PendingFrame[] = [];
   private readonly spare: PendingFrame[] = [];
   private readonly frame = new CanFrame();
   private readonly raw: RawCanFrame = { word: 0, length: 0, isFd: false, isOwn: false };
 
-  /** @throws VloError VLO_CAN_INTERFACE when there is no such interface, or it is of another kind */
-  constructor(name: string, log: (line: string) => void) {
+  private constructor(name: string, options: SocketCanOptions) {
     this.name = name;
-    this.log = log;
+    this.options = options;
+    this.checkTimer = setInterval(() => this.check(), CHECK_MS);
+    this.checkTimer.unref();
+  }
+
+  /**
+   * Connects to an interface. One that is busy is waited for a little; it is then connected later.
+   * @throws VloError VLO_CAN_INTERFACE when there is no such interface, or it is of another kind
+   */
+  static async open(name: string, options: SocketCanOptions): Promise<SocketCanBus> {
+    const bus = new SocketCanBus(name, options);
     try {
       const socket = new CanSocket(name);
-      this.hasFd = socket.mtu >= MTU_FD;
-      socket.close();
+      bus.hasFd = socket.mtu >= MTU_FD;
+      await Promise.race([bus.connect(socket), sleep(CONNECT_MS_MAX, null, { ref: false })]);
+      return bus;
     } catch (error) {
+      bus.close();
       throw interfaceError(name, error);
     }
   }
 
+  private async connect(socket: CanSocket): Promise<void> {
+    this.socket = socket;
+    const receivesOwn = this.options.canConfirm;
+    const isConnected = await socket.connect({ receivesOwn, errors: CAN_ERROR.BUS_OFF });
+    if (this.socket !== socket) return; // Closed meanwhile.
+    if (!isConnected) {
+      this.closeSocket(); // The next check tries again.
+      return;
+    }
+    this.watch = new Watch(socket.fd, () => this.readable());
+    this.watch.pause();
+    this.check();
+  }
+
   join(listener: CanListener, confirms: boolean): boolean {
-    this.listener = listener;
-    this.confirms = confirms;
-    if (!this.openSocket() || !this.socket!.isUp) {
-      this.log(`the interface '${this.name}' is down or gone: set it up with 'ip link set'`);
-      this.leave();
+    this.check();
+    if (this.isAway) {
+      this.options.log(
+        `the interface '${this.name}' is down or gone: set it up with 'ip link set'`,
+      );
       return false;
     }
-    this.checkTimer = setInterval(() => this.check(), CHECK_MS);
+    this.listener = listener;
+    this.confirms = confirms && this.options.canConfirm;
+    this.listen();
     return true;
+  }
+
+  /** Hears frames from now on: those that came before are nobody's. */
+  private listen(): void {
+    const { socket } = this;
+    if (socket === null) return;
+    for (let count = 0; count < STALE_MAX && socket.receive() > 0; count += 1);
+    this.droppedCount = socket.droppedCount;
+    this.watch?.resume();
   }
 
   leave(): void {
     this.listener = null;
-    this.isAway = false;
-    this.closeSocket();
-    if (this.checkTimer !== null) clearInterval(this.checkTimer);
+    this.watch?.pause();
     if (this.retryTimer !== null) clearTimeout(this.retryTimer);
-    this.checkTimer = null;
     this.retryTimer = null;
     this.spare.push(...this.pending.splice(0));
   }
 
   close(): void {
     this.leave();
-  }
-
-  private openSocket(): boolean {
-    try {
-      const socket = new CanSocket(this.name);
-      this.socket = socket;
-      socket.receiveErrors(CAN_ERROR.BUS_OFF);
-      if (this.confirms) socket.receiveOwn();
-      this.droppedCount = 0;
-      this.watch = new Watch(socket.fd, () => this.readable());
-      return true;
-    } catch (error) {
-      if (!(error instanceof SystemError)) throw error;
-      this.closeSocket();
-      return false;
-    }
+    clearInterval(this.checkTimer);
+    this.closeSocket();
   }
 
   private closeSocket(): void {
@@ -119,6 +151,7 @@ export class SocketCanBus implements CanBus {
     this.socket?.close();
     this.watch = null;
     this.socket = null;
+    this.isAway = true;
   }
 
   send(frame: CanFrame, token: number): number {
@@ -217,7 +250,9 @@ export class SocketCanBus implements CanBus {
 
   /** The interface went down, or away: frames fail until it is back. */
   private goneAway(): void {
-    if (!this.isAway) this.log(`the interface '${this.name}' is down: frames fail until it is up`);
+    if (!this.isAway && this.listener !== null) {
+      this.options.log(`the interface '${this.name}' is down: frames fail until it is up`);
+    }
     this.isAway = true;
     this.watch?.pause();
     this.endAll(false);
@@ -230,24 +265,43 @@ export class SocketCanBus implements CanBus {
     }
   }
 
+  /** Looks whether the interface is there and up, whatever the last look has found. */
   private check(): void {
-    if (this.isAway) {
-      // A removed interface leaves a socket behind that is bound to nothing.
+    const { socket } = this;
+    if (socket === null || !socket.isThere) {
+      // A socket of an interface that was removed is bound to nothing.
+      if (socket !== null) this.goneAway();
       this.closeSocket();
-      if (!this.openSocket()) return;
-      if (!this.socket!.isUp) {
-        this.watch?.pause();
-        return;
-      }
-      this.isAway = false;
-      this.log(`the interface '${this.name}' is up again`);
-      this.listener?.writable();
+      this.reconnect();
       return;
     }
-    const droppedCount = this.socket?.droppedCount ?? 0;
+    if (this.watch === null) return; // It is being connected.
+    if (!socket.isUp) this.goneAway();
+    else if (this.isAway) this.cameBack();
+    else if (this.listener !== null) this.checkDropped(socket.droppedCount);
+  }
+
+  private reconnect(): void {
+    try {
+      void this.connect(new CanSocket(this.name));
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error; // It is not there.
+    }
+  }
+
+  private cameBack(): void {
+    this.isAway = false;
+    if (this.listener === null) return;
+    this.options.log(`the interface '${this.name}' is up again`);
+    this.listen();
+    this.listener.writable();
+  }
+
+  private checkDropped(droppedCount: number): void {
     if (droppedCount === this.droppedCount) return;
-    this.log(`the kernel had no room for ${droppedCount - this.droppedCount} frames`);
+    const count = droppedCount - this.droppedCount;
     this.droppedCount = droppedCount;
+    this.options.log(`the kernel had no room for ${count} frames`);
     // Confirmations may be among them, and will not come a second time.
     this.endAll(true);
   }
@@ -258,6 +312,7 @@ function interfaceError(name: string, error: unknown): unknown {
   const reasons: Readonly<Record<string, string>> = {
     EAFNOSUPPORT: "this kernel has no CAN: 'modprobe can-raw'",
     EPROTONOSUPPORT: "this kernel has no raw CAN sockets: 'modprobe can-raw'",
+    ENOTSUP: 'it is no CAN interface',
     ENODEV: "there is no such CAN interface: 'ip link' lists all",
   };
   const reason = reasons[error.errno] ?? error.message;

@@ -47,7 +47,7 @@ export const can = defineDevice({
     { name: 'rxq', sizeMax: 1024, kind: 'supply' },
     { name: 'controlq', sizeMax: 64 },
   ],
-  open({ canDevices, bus }, host) {
+  async open({ canDevices, bus }, host) {
     if (canDevices !== undefined && bus !== undefined) {
       const message = 'can: --bus does not go with --can-devices: take one of them out';
       throw new VloError('VLO_OPTION_INVALID', message);
@@ -56,7 +56,7 @@ export const can = defineDevice({
     const backend =
       canDevices === undefined
         ? new SimulatedBus(bus ?? BUS_DEFAULT)
-        : new SocketCanBus(canDevices, log);
+        : await SocketCanBus.open(canDevices, { canConfirm: true, log });
     return new CanDevice(backend, {
       setConfig: (bytes) => host.setConfig(bytes),
       log,
