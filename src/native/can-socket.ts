@@ -43,8 +43,8 @@ const BATCH = 32;
 const RECEIVE_BUFFER = 2 ** 21;
 
 // Layout of the memory: a frame to send, then for each frame to receive an mmsghdr, an iovec and
-// the frame itself. Besides: what bind, setsockopt, ioctl and getsockopt take; those that run in the
-// pool have theirs for themselves.
+// the frame itself. Besides: what bind, setsockopt, ioctl and getsockopt take; those that run in
+// the pool have theirs for themselves.
 const OUT = 0;
 const NAME = 80;
 const NAME_SIZE = 24;
@@ -83,9 +83,10 @@ export interface CanSocketOptions {
 /**
  * A socket on one interface.
  *
- * The kernel sets such a socket up, and closes it, under its lock for the configuration of networks,
- * which whoever sets an interface up holds: also while a driver waits for the very process that
- * would open the socket. Nobody could end that, so these calls are made in Node's thread pool.
+ * The kernel sets such a socket up, and closes it, under its lock for the configuration of
+ * networks, which whoever sets an interface up holds: also while a driver waits for the very
+ * process that would open the socket. Nobody could end that, so these calls are made in Node's
+ * thread pool.
  */
 export class CanSocket {
   /** Bytes of a packet of the interface: 72 and more where it takes FD frames. */
@@ -98,7 +99,7 @@ export class CanSocket {
   private readonly name: string;
   private pending: Promise<unknown> = Promise.resolve();
 
-  /** Finds an interface, up or down. @throws SystemError ENODEV, EAFNOSUPPORT, ENOTSUP and others */
+  /** Finds an interface, up or down. @throws SystemError ENODEV, EAFNOSUPPORT, ENOTSUP … */
   constructor(name: string) {
     this.name = name;
     const type = SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC;

@@ -65,6 +65,7 @@ export class SocketCanBus implements CanBus {
   private readonly checkTimer: NodeJS.Timeout;
   /** The interface is down or gone, or not connected yet. */
   private isAway = true;
+  private isTold = false;
   private droppedCount = 0;
   private readonly pending: PendingFrame[] = [];
   private readonly spare: PendingFrame[] = [];
@@ -112,9 +113,9 @@ export class SocketCanBus implements CanBus {
   join(listener: CanListener, confirms: boolean): boolean {
     this.check();
     if (this.isAway) {
-      this.options.log(
-        `the interface '${this.name}' is down or gone: set it up with 'ip link set'`,
-      );
+      const hint = `'ip link set ${this.name} up'`;
+      if (!this.isTold) this.options.log(`the interface '${this.name}' is down or gone: ${hint}`);
+      this.isTold = true;
       return false;
     }
     this.listener = listener;
@@ -127,7 +128,7 @@ export class SocketCanBus implements CanBus {
   private listen(): void {
     const { socket } = this;
     if (socket === null) return;
-    for (let count = 0; count < STALE_MAX && socket.receive() > 0; count += 1);
+    for (let count = 0; count < STALE_MAX && socket.receive() !== 0; count += 1);
     this.droppedCount = socket.droppedCount;
     this.watch?.resume();
   }
@@ -205,7 +206,9 @@ export class SocketCanBus implements CanBus {
       }
       const count = socket.receive();
       if (count < 0) {
-        this.goneAway();
+        if (socket.isUp)
+          this.watch?.resume(); // It was down for a moment.
+        else this.goneAway();
         return;
       }
       for (let i = 0; i < count && this.socket === socket; i += 1) {
@@ -291,9 +294,10 @@ export class SocketCanBus implements CanBus {
 
   private cameBack(): void {
     this.isAway = false;
+    this.isTold = false;
     if (this.listener === null) return;
     this.options.log(`the interface '${this.name}' is up again`);
-    this.listen();
+    this.watch?.resume();
     this.listener.writable();
   }
 

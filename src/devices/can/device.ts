@@ -148,8 +148,8 @@ export class CanDevice implements CanListener {
   }
 
   /**
-   * A driver that goes on where another process of ours has left off (a crash, a migration) does not
-   * say once more that it has started the controller.
+   * A driver that goes on where another process has left off (a crash, a migration) does not say
+   * once more that it has started the controller.
    */
   private goOn(): void {
     if (this.isModeKnown) return;

@@ -1,4 +1,4 @@
-/** The CAN driver over vhost-user: with our own device, with one that dies, and with a hostile one. */
+/** The CAN driver over vhost-user: with our own device, one that dies, and a hostile one. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

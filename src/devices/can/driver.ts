@@ -2,12 +2,12 @@
  * The CAN driver: a controller behind any vhost-user back end, as a TypeScript API.
  *
  * ```ts
- * const onFrame = ({ id, data, length }) => console.log(id, data.subarray(0, length));
+ * const onFrame = ({ id, data, length }) => handle(id, data.subarray(0, length));
  * const can = await CanDriver.connect({ path: '/tmp/can.sock', onFrame });
  * await can.start();
  * const frame = new CanFrame();
  * frame.id = 0x123;
- * can.send(frame, (isSent) => console.log(isSent));
+ * can.send(frame, (isSent) => report(isSent));
  * ```
  */
 import { assert, VloError } from '../../errors.js';
