@@ -53,7 +53,7 @@ test('a kick descriptor whose writer has gone stops its queue and costs no time'
     onBug: (_queue, error) => faults.push(String(error)),
   });
   const ring = {
-    index: 0,
+    ...{ index: 0, base: 0, features: { packed: false } },
     counters: { popped: 0, completed: 0, notifications: 0, kicks: 0 },
     inflightCount: 0,
     unpublishedCount: 0,
