@@ -74,6 +74,12 @@ export const ERROR_TABLE = {
       'A CAN interface is not there, is of another kind, or cannot be made or used; the message says ' +
       'what is missing.',
   },
+  VLO_CHIP_ACCESS: {
+    exitStatus: 1,
+    summary:
+      'The GPIO chip of --device-list is not there, is no GPIO chip, or cannot be opened; the message ' +
+      'says which of them.',
+  },
   VLO_PROTOCOL: {
     exitStatus: 1,
     summary:

@@ -30,8 +30,9 @@ function commandLine({ kernel, run, packages, memory, cpus }) {
     'panic=-1',
     'oops=panic',
     'mitigations=off',
-    // On a busy machine the emulated timer may look dead, and the kernel would not start.
-    ...(kernel.arch === 'x86-64' ? ['no_timer_check'] : []),
+    // On a busy machine the emulated timer may look dead, and the kernel would not start; or the
+    // clock looks wrong, and another one is taken that is slow to read.
+    ...(kernel.arch === 'x86-64' ? ['no_timer_check', 'tsc=nowatchdog'] : []),
   ];
   return [
     // QEMU ends with this process, however that ends.

@@ -71,9 +71,11 @@ function addDevice(serve: Command, device: AnyDeviceDefinition): void {
   for (const argument of Object.values<OptionArgument>(device.arguments)) {
     command.option(argument.flags, argument.description);
   }
+  command.option('--no-packed', 'do not offer the packed ring layout');
+  if (device.isUnordered !== true) {
+    command.option('--in-order', 'offer to complete requests in order');
+  }
   command
-    .option('--no-packed', 'do not offer the packed ring layout')
-    .option('--in-order', 'offer to complete requests in order')
     .option(
       '--poll-us <number>',
       'longest look at the rings before sleeping, in µs',

@@ -91,6 +91,7 @@ async function addCommands(program: Command): Promise<void> {
     .option('--keep', 'keep the folder with the image of the disk')
     .allowExcessArguments(false)
     .action(async (options) => (await import('./demo.js')).demo(options));
+  if (wanted === 'gpio' || isHelp(wanted)) (await import('./gpio.js')).addGpio(program);
   if (wanted === 'serve' || isHelp(wanted)) (await import('./serve.js')).addServe(program);
   if (wanted === 'doctor' || isHelp(wanted)) (await import('./doctor.js')).addDoctor(program);
   if (wanted === 'bench' || isHelp(wanted)) {
@@ -102,7 +103,7 @@ async function addCommands(program: Command): Promise<void> {
 function isHelp(wanted: string | undefined): boolean {
   return (
     wanted === undefined ||
-    !/^(serve|doctor|bench|up|down|status|restart|attach|demo|--version|-V)$/.test(wanted)
+    !/^(serve|gpio|doctor|bench|up|down|status|restart|attach|demo|--version|-V)$/.test(wanted)
   );
 }
 

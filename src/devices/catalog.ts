@@ -2,6 +2,7 @@
 import type { AnyDeviceDefinition } from '../kit/index.js';
 import { blk } from './blk/index.js';
 import { can } from './can/index.js';
+import { gpio } from './gpio/index.js';
 import { rng } from './rng/index.js';
 
-export const DEVICES: readonly AnyDeviceDefinition[] = [blk, rng, can];
+export const DEVICES: readonly AnyDeviceDefinition[] = [blk, rng, gpio, can];

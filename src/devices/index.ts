@@ -18,5 +18,16 @@ export { SocketCanBus } from './can/backend-socketcan.js';
 export { CanDriver, type CanDriverOptions, type SendResult } from './can/driver.js';
 export { can } from './can/index.js';
 export { DEVICES } from './catalog.js';
+export { GpioDriver } from './gpio/driver.js';
+export { gpio } from './gpio/index.js';
+export {
+  type EndWatch,
+  LineCommands,
+  type LineHost,
+  type LineState,
+  parseCommand,
+} from './gpio/line-commands.js';
+export { LineSocket, sayToLines } from './gpio/line-socket.js';
+export { DIRECTION, TRIGGER } from './gpio/wire.js';
 export { RngDriver } from './rng/driver.js';
 export { rng } from './rng/index.js';

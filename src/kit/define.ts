@@ -62,6 +62,9 @@ export interface DeviceHost {
   queues(name: string): readonly ServedQueue[];
 }
 
+/** Why a device is reset: its driver wanted it, or the connection to its front end has ended. */
+export type ResetCause = 'driver' | 'disconnect';
+
 /** An open device: what `open` returns. */
 export interface OpenDevice<QueueName extends string = string> {
   /** Device-specific feature bits that this device offers. */
@@ -92,8 +95,11 @@ export interface OpenDevice<QueueName extends string = string> {
    * for long puts them back or completes them empty here).
    */
   queueStopping?(queue: ServedQueue): void;
-  /** The driver reset the device: forget what belongs to it. */
-  reset?(): void;
+  /**
+   * Forget what belongs to the driver: it reset the device, or its front end is gone. A driver
+   * whose front end is gone may come back with another one, and go on without a reset.
+   */
+  reset?(cause: ResetCause): void;
   /** Free everything. All requests are complete. */
   close(): void | Promise<void>;
 }
@@ -128,6 +134,11 @@ export interface DeviceDefinition<
   readonly examples?: readonly string[];
   /** Features listed by `--print-capabilities`, as QEMU's conventions name them. */
   readonly capabilities?: readonly string[];
+  /**
+   * Requests end in an order of their own (one waits for an event while later ones are served):
+   * IN_ORDER is never offered.
+   */
+  readonly isUnordered?: boolean;
   /** Kinds of queues, in the order of the specification. */
   readonly queues: Queues;
   /** Opens the device. @throws VloError when an option or a resource is not as it has to be. */

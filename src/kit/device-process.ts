@@ -12,6 +12,7 @@ import {
   type OpenDevice,
   parseOptions,
   type QueueDefinition,
+  type ResetCause,
 } from './define.js';
 import { ServedQueue } from './served-queue.js';
 import { POLL_US_DEFAULT, QueueService } from './service.js';
@@ -107,7 +108,7 @@ export class DeviceProcess implements BackEndDevice {
       this.device.features |
       RING_FEATURES |
       (packed ? F.RING_PACKED : 0n) |
-      (inOrder ? F.IN_ORDER : 0n)
+      (inOrder && this.definition.isUnordered !== true ? F.IN_ORDER : 0n)
     );
   }
 
@@ -181,8 +182,8 @@ export class DeviceProcess implements BackEndDevice {
     if (queue !== undefined) this.service.kickInBand(queue);
   }
 
-  reset(): void {
-    this.device.reset?.();
+  reset(cause: ResetCause = 'driver'): void {
+    this.device.reset?.(cause);
   }
 
   /** Frees the device. All queues have been stopped. */

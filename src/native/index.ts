@@ -4,6 +4,7 @@ export * from './can-socket.js';
 export * from './eventfd.js';
 export * from './fd.js';
 export * from './file.js';
+export * from './gpio.js';
 export * from './io-uring.js';
 export { ERRNO, errnoName } from './libc.js';
 export * from './link.js';

@@ -2,6 +2,7 @@
 export * from './can-interface.js';
 export * from './disk-file.js';
 export * from './fuse-presentation.js';
+export * from './gpio-lines.js';
 export * from './presentation.js';
 export * from './random-fifo.js';
 export * from './random-file.js';

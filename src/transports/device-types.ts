@@ -138,7 +138,8 @@ const TRAITS: Readonly<Record<string, Traits>> = {
   scmi: { id: ID.scmi, config: 0, queues: 2, poolSize: MIB },
   i2c: { id: ID.i2c, config: 0, poolSize: MIB },
   can: { id: ID.can, config: 2, queues: 3, poolSize: 4 * MIB },
-  gpio: { id: ID.gpio, config: 8, queues: 2, poolSize: MIB },
+  // Linux's driver has a buffer for each interrupt in the queue at once.
+  gpio: { id: ID.gpio, config: 8, queues: 2, queueSize: 256, poolSize: MIB },
 };
 
 function complete(name: string, { id, config, ...traits }: Traits): DeviceType {

@@ -2,7 +2,13 @@
  * The transport that needs no kernel module: a driver of ours in this process, and a presentation
  * of what it drives.
  */
-import { BlkDriver, type BlkDriverOptions, CanDriver, RngDriver } from '../devices/index.js';
+import {
+  BlkDriver,
+  type BlkDriverOptions,
+  CanDriver,
+  GpioDriver,
+  RngDriver,
+} from '../devices/index.js';
 import { VloError } from '../errors.js';
 import type { DriverOptions } from '../kit/driver-host.js';
 import {
@@ -12,6 +18,7 @@ import {
   DISK_TRANSFER_MAX,
   DiskFile,
   FusePresentation,
+  GpioLines,
   newCounters,
   type Presentation,
   RANDOM_TRANSFER_MAX,
@@ -78,6 +85,17 @@ async function connectRng(options: DriverOptions): Promise<Attached> {
   };
 }
 
+async function connectGpio(options: DriverOptions): Promise<Attached> {
+  const driver = await GpioDriver.connect(options);
+  return {
+    queueCount: driver.queueCount,
+    abandon: (error) => driver.abandon(error),
+    close: () => driver.close(),
+    present: async ({ folder }) => new GpioLines(driver, folder),
+    presentWithoutFuse: () => null,
+  };
+}
+
 async function connectCan(options: DriverOptions): Promise<Attached> {
   const driver = await CanDriver.connect(options);
   return {
@@ -92,6 +110,7 @@ async function connectCan(options: DriverOptions): Promise<Attached> {
 const CONNECT: Readonly<Record<string, Connect>> = {
   blk: connectBlk,
   rng: connectRng,
+  gpio: connectGpio,
   can: connectCan,
 };
 

@@ -41,6 +41,9 @@ export interface BackEndDevice {
   stopQueue(queue: DeviceQueue): Promise<void>;
   /** A kick by message. */
   kickQueue(queue: DeviceQueue): void;
-  /** Resets the device as its driver would. All queues have been stopped. */
-  reset(): void;
+  /**
+   * Resets the device: its driver wants it (the default), or the front end is gone, whose driver
+   * may come back with another one. All queues have been stopped.
+   */
+  reset(cause?: 'driver' | 'disconnect'): void;
 }

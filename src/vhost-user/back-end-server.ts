@@ -203,8 +203,11 @@ export class BackEndServer {
   }
 }
 
-/** Binds and listens; a socket file that nobody listens on any more is replaced. */
-function listenAt(path: string): Fd {
+/**
+ * Binds and listens; a socket file that nobody listens on any more is replaced.
+ * @throws VloError VLO_SOCKET_IN_USE or VLO_SOCKET_PATH
+ */
+export function listenAt(path: string): Fd {
   const file = lstatSync(path, { throwIfNoEntry: false });
   if (file !== undefined) removeStale(path, file);
   try {

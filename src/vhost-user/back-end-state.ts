@@ -256,7 +256,7 @@ export class BackEndState implements VringHost {
   /** The front end is gone: stops the device, and releases memory and descriptors. */
   async release(): Promise<void> {
     await this.stopRings();
-    this.device.reset();
+    this.device.reset('disconnect');
     for (const ring of this.rings) ring.release();
     this.channel?.close();
     this.guestMemory.clear();

@@ -5,7 +5,7 @@ export {
   type BackEndSessionOptions,
 } from './back-end.js';
 export { type BackEndDevice, KICK_IN_BAND, KICK_POLL } from './back-end-device.js';
-export { BackEndServer, type BackEndServerOptions } from './back-end-server.js';
+export { BackEndServer, type BackEndServerOptions, listenAt } from './back-end-server.js';
 export * from './codec.js';
 export {
   Connection,

@@ -6,7 +6,8 @@
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
-const VLO = fileURLToPath(new URL('../../../dist/bin/vlo.js', import.meta.url));
+// Not the one in dist/bin/: of that, no part can be loaded before.
+const VLO = fileURLToPath(new URL('../../../dist/cli/vlo.js', import.meta.url));
 await import('../../../dist/cli/attach.js');
 await import('../../../dist/cli/serve.js');
 

@@ -17,6 +17,7 @@ const PATTERNS: Readonly<Record<string, RegExp>> = {
   input: /^input\/event/,
   sound: /^snd\/controlC/,
   gpu: /^dri\/card/,
+  gpio: /^gpiochip\d+$/,
 };
 
 /** Folders of classes whose members are network interfaces: they have names and no nodes. */

@@ -42,19 +42,16 @@ async function openLoopback(spec: PortSpec): Promise<KernelPort> {
   for (;;) {
     const control = LoopbackControl.open();
     try {
-      const isTakenOver = !create(control, spec);
-      if (!isTakenOver || attach(control, spec))
-        return new LoopbackPort(control, spec, isTakenOver);
+      if (create(control, spec)) return new LoopbackPort(control, spec, false);
+      const obstacle = attach(control, spec);
+      if (obstacle === null) return new LoopbackPort(control, spec, true);
+      if (Date.now() > end) throw inUse(spec.name, obstacle);
     } catch (error) {
       control.close();
       throw error;
     }
     // Its adapter is still dying, or the kernel has not finished to remove it.
     control.close();
-    if (Date.now() > end) {
-      const message = `a living adapter has the device '${spec.name}': end it, or choose another name`;
-      throw new VloError('VLO_DEVICE_IN_USE', message);
-    }
     await sleep(BUSY_PAUSE_MS);
   }
 }
@@ -117,16 +114,24 @@ function createProblem(errno: string, { memory, type }: PortSpec): VloError | nu
   return problem === null ? null : new VloError('VLO_TRANSPORT_UNAVAILABLE', problem);
 }
 
-/** Takes the device over; false when it is not to be had now. */
-function attach(control: LoopbackControl, { name }: PortSpec): boolean {
+/** Takes the device over; null, or the number of the error when it is not to be had now. */
+function attach(control: LoopbackControl, { name }: PortSpec): string | null {
   try {
     control.attach(name);
-    return true;
+    return null;
   } catch (error) {
     const errno = errnoOf(error);
-    if (errno === 'EBUSY' || errno === 'ENODEV' || errno === 'ENOENT') return false;
+    if (errno === 'EBUSY' || errno === 'ENODEV' || errno === 'ENOENT') return errno;
     throw error;
   }
+}
+
+function inUse(name: string, errno: string): VloError {
+  const message =
+    errno === 'EBUSY'
+      ? `a living adapter has the device '${name}': end it, or choose another name`
+      : `the kernel still removes a device '${name}': try again, or choose another name`;
+  return new VloError('VLO_DEVICE_IN_USE', message);
 }
 
 // Notes in the kernel beside no descriptor: no ring is served; some are, and nobody keeps track.

@@ -1,0 +1,61 @@
+/**
+ * What the driver made of each line, in a file: a process that replaces this one goes on with it.
+ * Linux's driver sets a line once, and cannot know that another process serves it.
+ */
+import { closeSync, openSync, readSync, writeSync } from 'node:fs';
+import { VloError } from '../../errors.js';
+import { DIRECTION, TRIGGER } from './wire.js';
+
+/** What is kept of a line. */
+export interface StoredLine {
+  isActive: boolean;
+  direction: number;
+  output: number;
+  trigger: number;
+}
+
+/** Bytes of a line: whether it is the driver's, direction, output, trigger. */
+const ENTRY_SIZE = 4;
+const TRIGGERS: readonly number[] = Object.values(TRIGGER);
+
+export class LineStore {
+  private readonly fd: number;
+  private readonly entry = new Uint8Array(ENTRY_SIZE);
+
+  /** @throws VloError VLO_OPTION_INVALID */
+  constructor(path: string) {
+    try {
+      // Neither cut nor made anew: what is in it is what a predecessor has left.
+      this.fd = openSync(path, 'a+', 0o600);
+      closeSync(this.fd);
+      this.fd = openSync(path, 'r+');
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      throw new VloError('VLO_OPTION_INVALID', `gpio: --state: cannot open '${path}' (${code})`);
+    }
+  }
+
+  /** What was kept of a line; null when nothing was, or nothing that makes sense. */
+  load(line: number): StoredLine | null {
+    const { entry } = this;
+    if (readSync(this.fd, entry, 0, ENTRY_SIZE, line * ENTRY_SIZE) < ENTRY_SIZE) return null;
+    const [isActive = 0, direction = 0, output = 0, trigger = 0] = entry;
+    if (isActive > 1 || direction > DIRECTION.IN || output > 1) return null;
+    if (!TRIGGERS.includes(trigger)) return null;
+    if (isActive === 0 && trigger === TRIGGER.NONE) return null;
+    return { isActive: isActive === 1, direction, output, trigger };
+  }
+
+  save(line: number, { isActive, direction, output, trigger }: StoredLine): void {
+    const { entry } = this;
+    entry[0] = isActive ? 1 : 0;
+    entry[1] = direction;
+    entry[2] = output;
+    entry[3] = trigger;
+    writeSync(this.fd, entry, 0, ENTRY_SIZE, line * ENTRY_SIZE);
+  }
+
+  close(): void {
+    closeSync(this.fd);
+  }
+}
