@@ -202,6 +202,7 @@ export class CanDevice implements CanListener {
     const { lostCount } = this.fifo;
     if (lostCount > 0) this.options.log(`${lostCount} frames were lost since the start`);
     this.fifo.clear();
+    this.fullAt = 0;
     this.writable(); // What waits in the ring is answered now.
   }
 
