@@ -234,7 +234,7 @@ export class CanDevice implements CanListener {
 
   private send(request: Request, queue: ServedQueue): number {
     const token = this.freeTokens.pop();
-    // Every entry of the ring is on its way: as good as a bus that is full.
+    // A ring may be larger than it should be: as good as a bus that is full.
     if (token === undefined) return SEND_FULL;
     const result = this.bus.send(this.frame, token);
     if (result !== SEND_PENDING) {
@@ -287,6 +287,7 @@ export class CanDevice implements CanListener {
     this.freeTokens.push(token);
     request.writer.writeU8(result);
     queue!.complete(request);
+    if (this.waiting !== null) this.writable(); // There is a token again.
   }
 
   ended(token: number, isSent: boolean): void {
