@@ -72,6 +72,12 @@ export const ERROR_TABLE = {
     exitStatus: 1,
     summary: 'The socket, file or terminal of a console port cannot be made; check its path.',
   },
+  VLO_CAN_INTERFACE: {
+    exitStatus: 1,
+    summary:
+      'A CAN interface is not there, is of another kind, or cannot be made or used; the message says ' +
+      'what is missing.',
+  },
   VLO_CHIP_ACCESS: {
     exitStatus: 1,
     summary:

@@ -8,6 +8,15 @@ export {
   STATUS_MISSING,
 } from './blk/driver-slots.js';
 export { blk } from './blk/index.js';
+export {
+  type CanBus,
+  CanFrame,
+  type CanListener,
+  SEND_DONE,
+} from './can/backend.js';
+export { SocketCanBus } from './can/backend-socketcan.js';
+export { CanDriver, type CanDriverOptions, type SendResult } from './can/driver.js';
+export { can } from './can/index.js';
 export { DEVICES } from './catalog.js';
 export { PtyEnd } from './console/backend-pty.js';
 export {

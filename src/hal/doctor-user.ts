@@ -1,4 +1,4 @@
-/** Checks of what the user transport shows devices through: FUSE, loop devices, TAP, terminals. */
+/** Checks of what the user transport shows devices through: FUSE, loop devices, TAP, vcan, PTY. */
 import { dirname } from 'node:path';
 import type { Check, Finding } from './doctor.js';
 import {
@@ -100,6 +100,17 @@ function probeTap(machine: Machine): Finding {
   );
 }
 
+function probeVcan(machine: Machine): Finding {
+  const path = '/sys/module/vcan';
+  if (!machine.exists(path)) {
+    const command = loadCommand(machine, 'vcan');
+    if (command === null) return no('this kernel comes without the module vcan');
+    return no(`${path} is not there`, command);
+  }
+  if (hasCapability(machine, CAPABILITY.netAdmin)) return yes(path);
+  return partly(`${path}; making an interface needs CAP_NET_ADMIN`, asRoot(machine, 'vlo up'));
+}
+
 function probeUinput(machine: Machine): Finding {
   // Given to one user only: who can open it can type for everybody.
   const permit = `chown ${machine.userId} /dev/uinput`;
@@ -160,6 +171,12 @@ export const USER_CHECKS: readonly Check[] = [
     title: 'TAP',
     gives: 'network devices as interfaces of this machine',
     probe: probeTap,
+  },
+  {
+    id: 'vcan',
+    title: 'vcan',
+    gives: 'CAN controllers as interfaces of this machine',
+    probe: probeVcan,
   },
   {
     id: 'uinput',

@@ -286,6 +286,19 @@ describe('the user transport', () => {
     expect(sealed.transports.user).toEqual({ state: 'partly', ways: ['FUSE file', 'API'] });
   });
 
+  test('vcan is a module, and its interfaces need a right', async () => {
+    expect((await resultOn(fakeMachine(), 'vcan')).state).toBe('yes');
+    expect(await resultOn(userMachine(), 'vcan')).toMatchObject({
+      state: 'partly',
+      command: 'sudo vlo up',
+    });
+    const openErrors = { '/sys/module/vcan': 'ENOENT' };
+    expect((await resultOn(fakeMachine({ openErrors }), 'vcan')).command).toBeNull();
+    const files = { [MODULES]: 'kernel/drivers/net/can/vcan.ko:\n' };
+    const loadable = await resultOn(fakeMachine({ openErrors, files }), 'vcan');
+    expect(loadable).toMatchObject({ state: 'no', command: 'modprobe vcan' });
+  });
+
   test('TAP and loop devices need rights beyond their device files', async () => {
     const report = await examine(userMachine());
     expect(resultOf(report, 'tap')).toMatchObject({

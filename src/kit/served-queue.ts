@@ -65,7 +65,10 @@ export class ServedQueue {
     return this.ring.base;
   }
 
-  /** True while nothing in the ring has been served, by nobody. */
+  /**
+   * True while nothing in the ring has been served, by nobody. A queue that starts and is not fresh
+   * was served before, by this process or another: what the driver has said is not said again.
+   */
   get isFresh(): boolean {
     return this.ring.base === (this.ring.features.packed ? PACKED_BASE_FIRST : 0);
   }

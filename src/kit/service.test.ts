@@ -301,6 +301,23 @@ describe.each(LAYOUTS)('$name ring', ({ packed }) => {
     held[0]!.queue.complete(held[0]!.request);
   });
 
+  test('a queue knows whether anything in its ring was served', async () => {
+    const seen: boolean[] = [];
+    const definition = device(echo, () => ({
+      queueStarted: (started) => {
+        if (started.name === 'requestq') seen.push(started.isFresh);
+      },
+    }));
+    const driver = await drive(definition, { packed });
+    await driver.stopQueue(0);
+    driver.startQueue(0);
+    await ask(driver);
+    await driver.stopQueue(0);
+    driver.startQueue(0);
+    await driver.restartQueue(0);
+    expect(seen).toEqual([true, true, false, true]);
+  });
+
   test('a supply queue hands its buffers to the device', async () => {
     let queue: ServedQueue | null = null;
     let added = 0;

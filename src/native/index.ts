@@ -1,11 +1,13 @@
 /** System calls, mappings and descriptors: the only folder that knows the foreign interface. */
 export * from './buffer.js';
+export * from './can-socket.js';
 export * from './eventfd.js';
 export * from './fd.js';
 export * from './file.js';
 export * from './gpio.js';
 export * from './io-uring.js';
 export { ERRNO, errnoName } from './libc.js';
+export * from './link.js';
 export * from './mapping.js';
 export * from './memfd.js';
 export * from './mount.js';

@@ -1,4 +1,5 @@
 /** What the user transport shows to applications. */
+export * from './can-interface.js';
 export * from './console-terminals.js';
 export * from './disk-file.js';
 export * from './fuse-presentation.js';

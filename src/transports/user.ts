@@ -5,6 +5,7 @@
 import {
   BlkDriver,
   type BlkDriverOptions,
+  CanDriver,
   ConsoleDriver,
   GpioDriver,
   RngDriver,
@@ -13,6 +14,7 @@ import {
 import { VloError } from '../errors.js';
 import type { DriverOptions } from '../kit/driver-host.js';
 import {
+  CanInterface,
   ConsoleTerminals,
   DISK_DEPTH,
   DISK_SLOT_SLACK,
@@ -34,9 +36,9 @@ interface Attached {
   readonly queueCount: number;
   abandon(error: VloError): void;
   close(): Promise<void>;
-  /** @throws VloError VLO_FUSE_UNAVAILABLE */
+  /** @throws VloError VLO_FUSE_UNAVAILABLE or VLO_CAN_INTERFACE where it cannot be shown */
   present(options: AttachOptions): Promise<Presentation>;
-  /** What is shown where there is no FUSE; null: nothing, and the socket is left to others. */
+  /** What is shown then; null: nothing, and the socket is left to others. */
   presentWithoutFuse(options: AttachOptions): Presentation | null;
 }
 
@@ -120,12 +122,30 @@ async function connectSound(options: DriverOptions): Promise<Attached> {
   };
 }
 
+async function connectCan(options: DriverOptions): Promise<Attached> {
+  const driver = await CanDriver.connect(options);
+  return {
+    queueCount: 3,
+    abandon: (error) => driver.abandon(error),
+    close: () => driver.close(),
+    present: ({ name, log }) => CanInterface.open(driver, name, log),
+    presentWithoutFuse: () => null,
+  };
+}
+
 const CONNECT: Readonly<Record<string, Connect>> = {
   blk: connectBlk,
   rng: connectRng,
   console: connectConsole,
   gpio: connectGpio,
   sound: connectSound,
+  can: connectCan,
+};
+
+/** What this machine may lack to show a device, whose socket is of use all the same. */
+const UNSHOWN: Readonly<Record<string, string>> = {
+  VLO_FUSE_UNAVAILABLE: 'no FUSE file',
+  VLO_CAN_INTERFACE: 'no interface',
 };
 
 /** Types of devices that the user transport can drive. */
@@ -191,9 +211,9 @@ class UserAttachment implements Attachment {
     try {
       return await attached.present(options);
     } catch (error) {
-      if (!(error instanceof VloError) || error.code !== 'VLO_FUSE_UNAVAILABLE') throw error;
+      if (!(error instanceof VloError) || !(error.code in UNSHOWN)) throw error;
       const shown = attached.presentWithoutFuse(options);
-      this.note = `no FUSE file: ${error.message}`;
+      this.note = `${UNSHOWN[error.code]}: ${error.message}`;
       options.log(this.note);
       // A back end serves one front end at a time.
       if (shown === null) await attached.close();

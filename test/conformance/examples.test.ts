@@ -48,6 +48,17 @@ test('random-driver.mjs reads other bytes each time', async () => {
   expect(one).not.toBe(two);
 });
 
+test('hal-can.yaml comes up: one process for two controllers', async () => {
+  copyFileSync(example('hal-can.yaml'), hal.file('hal.yaml'));
+  const up = await hal.up();
+  const { devices } = await hal.status();
+  // Without vcan they have no interface, and `vlo status` says why.
+  expect(devices.map(({ type, state }) => `${type} ${state}`)).toEqual(['can ready', 'can ready']);
+  const pids = devices.map(({ backEnd }) => backEnd.process!.pid);
+  expect(pids[0]).toBe(pids[1]);
+  expect(await up.stop()).toBe(0);
+});
+
 test('hal.yaml comes up', async () => {
   copyFileSync(example('hal.yaml'), hal.file('hal.yaml'));
   const up = await hal.up();
