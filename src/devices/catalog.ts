@@ -1,6 +1,7 @@
 /** All device types of this package, in the order in which help shows them. */
 import type { AnyDeviceDefinition } from '../kit/index.js';
 import { blk } from './blk/index.js';
+import { input } from './input/index.js';
 import { rng } from './rng/index.js';
 
-export const DEVICES: readonly AnyDeviceDefinition[] = [blk, rng];
+export const DEVICES: readonly AnyDeviceDefinition[] = [blk, rng, input];

@@ -9,5 +9,7 @@ export {
 } from './blk/driver-slots.js';
 export { blk } from './blk/index.js';
 export { DEVICES } from './catalog.js';
+export { InputDriver, type InputDriverOptions } from './input/driver.js';
+export { input } from './input/index.js';
 export { RngDriver } from './rng/driver.js';
 export { rng } from './rng/index.js';

@@ -1,5 +1,6 @@
 /** System calls, mappings and descriptors: the only folder that knows the foreign interface. */
 export * from './buffer.js';
+export * from './evdev.js';
 export * from './eventfd.js';
 export * from './fd.js';
 export * from './file.js';
