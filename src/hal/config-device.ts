@@ -50,7 +50,7 @@ const IMAGE_KEYS = ['image', 'size'];
 /** The option that `image` stands for. */
 const IMAGE_OPTION = 'blkFile';
 /** Options that name a file: a relative one is relative to the folder of the file of devices. */
-const PATH_OPTIONS: readonly string[] = [IMAGE_OPTION, 'filename'];
+const PATH_OPTIONS: readonly string[] = [IMAGE_OPTION, 'filename', 'evdevPath', 'script'];
 
 /** What valibot says of a wrong type where the device has no words of its own. */
 const TYPE_DOMAINS: Readonly<Record<string, string>> = {

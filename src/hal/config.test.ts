@@ -7,6 +7,7 @@ import { parseOptions } from '../kit/index.js';
 import { ConfigError, parseConfig } from './config.js';
 import { parseDuration, parseSize } from './config-values.js';
 
+const TYPES = `types: ${DEVICES.map(({ name }) => name).join(', ')}`;
 const FILE = '/etc/devices/hal.yaml';
 
 const VALID = `devices:
@@ -185,7 +186,7 @@ describe('the file as a whole', () => {
     expect(error.exitStatus).toBe(2);
     expect(error.message).toBe(
       [
-        "hal.yaml:2:14: VLO_DEVICE_UNKNOWN: there is no device type 'rgn'; did you mean 'rng'? types: blk, rng",
+        `hal.yaml:2:14: VLO_DEVICE_UNKNOWN: there is no device type 'rgn'; did you mean 'rng'? ${TYPES}`,
         "hal.yaml:3:27: VLO_CONFIG_VALUE: 'period': a number of milliseconds of at least 1 is needed, not 0",
         "hal.yaml:3:38: VLO_CONFIG_VALUE: 'packed': true or false is needed, not 1",
       ].join('\n'),
@@ -236,9 +237,9 @@ describe('a key of a device', () => {
         'in-order, poll-us',
     ],
     ['tpye: rng', "2:8 VLO_CONFIG_KEY unknown key 'tpye'; did you mean 'type'?"],
-    ['period: 1', "2:3 VLO_CONFIG_KEY 'a': 'type' is missing; types: blk, rng"],
+    ['period: 1', `2:3 VLO_CONFIG_KEY 'a': 'type' is missing; ${TYPES}`],
     ['type: 5', '2:14 VLO_CONFIG_VALUE'],
-    ['type: disk', "2:14 VLO_DEVICE_UNKNOWN there is no device type 'disk'; types: blk, rng"],
+    ['type: disk', `2:14 VLO_DEVICE_UNKNOWN there is no device type 'disk'; ${TYPES}`],
     ['type: rng, transport: usr', "2:30 VLO_CONFIG_VALUE 'transport': one of auto, loopback,"],
     ['type: blk', "2:3 VLO_CONFIG_KEY 'a': 'image' is missing: blk needs it"],
     ['type: blk, image: ""', "2:26 VLO_CONFIG_VALUE 'image': a path is needed, not ''"],

@@ -2,7 +2,7 @@
  * The transport that needs no kernel module: a driver of ours in this process, and a presentation
  * of what it drives.
  */
-import { BlkDriver, type BlkDriverOptions, RngDriver } from '../devices/index.js';
+import { BlkDriver, type BlkDriverOptions, InputDriver, RngDriver } from '../devices/index.js';
 import { VloError } from '../errors.js';
 import type { DriverOptions } from '../kit/driver-host.js';
 import {
@@ -11,6 +11,8 @@ import {
   DISK_TRANSFER_MAX,
   DiskFile,
   FusePresentation,
+  InputNode,
+  InputPipe,
   newCounters,
   type Presentation,
   RANDOM_TRANSFER_MAX,
@@ -77,7 +79,30 @@ async function connectRng(options: DriverOptions): Promise<Attached> {
   };
 }
 
-const CONNECT: Readonly<Record<string, Connect>> = { blk: connectBlk, rng: connectRng };
+async function connectInput(options: DriverOptions): Promise<Attached> {
+  const driver = await InputDriver.connect(options);
+  return {
+    queueCount: 2,
+    abandon: (error) => driver.abandon(error),
+    close: () => driver.close(),
+    async present({ folder, log }) {
+      try {
+        return new InputNode(driver);
+      } catch (error) {
+        const reason = error instanceof Error ? error.message : 'unknown error';
+        log(`no event device, but a pipe with JSON lines: ${reason}`);
+        return new InputPipe(driver, folder);
+      }
+    },
+    presentWithoutFuse: () => null,
+  };
+}
+
+const CONNECT: Readonly<Record<string, Connect>> = {
+  blk: connectBlk,
+  rng: connectRng,
+  input: connectInput,
+};
 
 /** Types of devices that the user transport can drive. */
 export const USER_TYPES: readonly string[] = Object.keys(CONNECT);

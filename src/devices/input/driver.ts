@@ -2,10 +2,8 @@
  * The input driver: events of any vhost-user back end, as a TypeScript API.
  *
  * ```ts
- * const input = await InputDriver.connect({
- *   path: '/tmp/kbd.sock',
- *   onReport: ({ types, codes, values, count }) => console.log(codes.subarray(0, count)),
- * });
+ * const input = await InputDriver.connect({ path: '/tmp/kbd.sock' });
+ * input.listen(({ codes, values, count }) => show(codes.subarray(0, count)));
  * input.setStatus(0x11, 1, 1); // EV_LED, LED_CAPSL, on
  * await input.close();
  * ```
@@ -24,35 +22,29 @@ const SLOT_COUNT = 64;
 const EVENT_SIZE = InputEvent.size;
 const EVENT_TYPES = Object.values(EV).filter((type) => type !== EV.SYN);
 
-export interface InputDriverOptions extends DriverOptions {
-  /** A whole report, with its SYN_REPORT. The list is filled anew afterwards. */
-  readonly onReport: (events: EventList) => void;
-}
-
 export class InputDriver implements DriverClient {
   /** What the device is. */
   description!: InputDescription;
   private readonly host: DriverHost;
-  private readonly onReport: (events: EventList) => void;
+  private onReport: ((events: EventList) => void) | null = null;
   private readonly events = new EventList();
   private readonly spare: number[] = [];
   private memory!: SharedBlock;
   private view!: DataView;
   private isTooLong = false;
 
-  private constructor(host: DriverHost, onReport: (events: EventList) => void) {
+  private constructor(host: DriverHost) {
     this.host = host;
-    this.onReport = onReport;
   }
 
   /**
    * Connects to a back end, asks what it is, and brings the device into service.
    * @throws VloError VLO_DISCONNECTED, VLO_BACKEND_FEATURES, VLO_TIMEOUT or VLO_PROTOCOL
    */
-  static async connect(options: InputDriverOptions): Promise<InputDriver> {
+  static async connect(options: DriverOptions): Promise<InputDriver> {
     const host = await DriverHost.connect(options, 0n);
     try {
-      const driver = new InputDriver(host, options.onReport);
+      const driver = new InputDriver(host);
       driver.description = await driver.describe();
       const size = 2 * SLOT_COUNT * EVENT_SIZE;
       const plan = { count: 2, size: SLOT_COUNT, tableLength: 0, extraBytes: size + 4096 };
@@ -60,16 +52,24 @@ export class InputDriver implements DriverClient {
       driver.memory = host.allocate(size);
       const { buffer, byteOffset } = driver.memory.bytes;
       driver.view = new DataView(buffer, byteOffset, size);
-      for (let token = 0; token < SLOT_COUNT; token += 1) {
-        driver.place(host.rings[0]!, token);
-        driver.spare.push(SLOT_COUNT + token);
-      }
-      host.loop.wake();
+      for (let i = 0; i < SLOT_COUNT; i += 1) driver.spare.push(SLOT_COUNT + i);
       return driver;
     } catch (error) {
       await host.close();
       throw error;
     }
+  }
+
+  /**
+   * Has the device tell its events, report by report: `onReport` gets each with its SYN_REPORT, in a
+   * list that is filled anew afterwards. Once only.
+   */
+  listen(onReport: (events: EventList) => void): void {
+    assert(this.onReport === null, 'somebody listens already');
+    this.onReport = onReport;
+    if (this.error !== null) return;
+    for (let token = 0; token < SLOT_COUNT; token += 1) this.place(this.host.rings[0]!, token);
+    this.host.loop.wake();
   }
 
   /** Why the driver can do nothing more; null while all is well. */
@@ -169,7 +169,7 @@ export class InputDriver implements DriverClient {
     // A report without an end is the device's fault, and no reason to keep ever more of it.
     if (isFull) this.isTooLong = true;
     if (type !== EV.SYN || code !== SYN.REPORT) return;
-    if (!this.isTooLong) this.onReport(events);
+    if (!this.isTooLong) this.onReport!(events);
     events.count = 0;
     this.isTooLong = false;
   }

@@ -13,10 +13,14 @@
  */
 import * as v from 'valibot';
 import { VloError } from '../../errors.js';
-import type { AxisRange, InputDescription } from './backend.js';
-import { REPORT_EVENTS_MAX } from './backend.js';
-import { codeOf, PROPERTY } from './codes.js';
-import { describe, hasBit, rangeOf } from './description.js';
+import {
+  type AxisRange,
+  type EventList,
+  type InputDescription,
+  REPORT_EVENTS_MAX,
+} from './backend.js';
+import { codeOf, nameOf, PROPERTY } from './codes.js';
+import { bitsOf, describe, hasBit, rangeOf } from './description.js';
 import {
   ABS_MT_POSITION_X,
   ABS_MT_POSITION_Y,
@@ -94,6 +98,9 @@ const DeviceSchema = v.strictObject({
 const TYPE_NAMES: Readonly<Record<string, number>> = Object.fromEntries(
   Object.entries(EV).map(([name, type]) => [`EV_${name}`, type]),
 );
+
+/** What no event has as its type. */
+const NO_TYPE = 0xffff;
 
 const wrong = (message: string): VloError => new VloError('VLO_OPTION_INVALID', message);
 
@@ -233,7 +240,7 @@ export class ScriptCompiler {
   }
 
   private addRaw(typeName: string | number, name: string | number, value: number): void {
-    const type = typeof typeName === 'number' ? typeName : (TYPE_NAMES[typeName] ?? -1);
+    const type = typeof typeName === 'number' ? typeName : (TYPE_NAMES[typeName] ?? NO_TYPE);
     if (type === EV.SYN) {
       const isReport = name === SYN.REPORT || name === 'SYN_REPORT';
       if (!isReport) throw wrong('of EV_SYN only SYN_REPORT is for a script');
@@ -242,4 +249,37 @@ export class ScriptCompiler {
     }
     this.add(type, codeFor(type, name), value);
   }
+}
+
+/** The first line of a script for a device like this one. */
+export function deviceLine(of: InputDescription): string {
+  const names = (type: number): string[] => bitsOf(of.codes.get(type)).map((c) => nameOf(type, c));
+  const device = {
+    name: of.name,
+    serial: of.serial,
+    ...of.ids,
+    properties: bitsOf(of.properties),
+    keys: names(EV.KEY),
+    rel: names(EV.REL),
+    abs: Object.fromEntries([...of.axes].map(([axis, range]) => [nameOf(EV.ABS, axis), range])),
+    msc: names(EV.MSC),
+    switches: names(EV.SW),
+    leds: names(EV.LED),
+    sounds: names(EV.SND),
+    repeat: of.codes.has(EV.REP),
+  };
+  return `${JSON.stringify({ device })}\n`;
+}
+
+const typeNames = new Map(Object.entries(TYPE_NAMES).map(([name, type]) => [type, name]));
+
+/** A report as a line of a script. */
+export function reportLine({ types, codes, values, count }: EventList): string {
+  const events: unknown[] = [];
+  for (let i = 0; i < count; i += 1) {
+    const [type, code] = [types[i]!, codes[i]!];
+    if (type === EV.SYN) continue;
+    events.push([typeNames.get(type) ?? type, nameOf(type, code), values[i]!]);
+  }
+  return `${JSON.stringify({ events })}\n`;
 }
