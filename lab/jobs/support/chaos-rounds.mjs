@@ -1,6 +1,6 @@
 /** The rounds of chaos with processes that are killed, stopped, and come again; or do not. */
 
-import { readdirSync, realpathSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, realpathSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { FAIL_MS, Load, mountPoint, settle } from './chaos-stand.mjs';
@@ -48,6 +48,16 @@ async function killAndRestart({ stand, random, loops }, parts) {
 
 /** Modules that are in use stay, whatever one tries. */
 async function removeModules({ stand, random, loops }) {
+  // In use, whether fio is done early or not.
+  const fd = openSync(stand.node, 'r');
+  try {
+    return await tryToRemove({ stand, random, loops });
+  } finally {
+    closeSync(fd);
+  }
+}
+
+async function tryToRemove({ stand, random, loops }) {
   const load = new Load(stand.node, { loops });
   await warm(load, random);
   const names = random.shuffle(['virtio_loopback', 'virtio_blk', 'virtio_loopback']);
