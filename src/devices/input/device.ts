@@ -94,7 +94,12 @@ export class InputDevice implements InputSink {
       this.driverState.forgetAxes();
     } else if (isFirst) {
       // The driver knows another process, and whatever that one had told.
-      this.driverState.assume(bitsOf(this.source.description.codes.get(EV.KEY)));
+      const { codes } = this.source.description;
+      this.driverState.assumePressed(bitsOf(codes.get(EV.KEY)));
+      // A script has no state but what it tells.
+      if (this.source.isLive) {
+        this.driverState.assumeOthers(bitsOf(codes.get(EV.SW)), bitsOf(codes.get(EV.ABS)));
+      }
     }
     this.isStarted = true;
     this.needsSync = true;

@@ -20,6 +20,9 @@ const CONTACT_AXES = ABS_MT_LAST - ABS_MT_FIRST + 1;
 const ID_AT = ABS_MT_TRACKING_ID - ABS_MT_FIRST;
 /** The tracking id of a contact that is not there. */
 const NO_CONTACT = -1;
+/** Values that no switch and no axis has. */
+const UNKNOWN_SWITCH = 0xff;
+const UNKNOWN_AXIS = -(2 ** 31);
 
 export class StateSum implements InputState {
   private readonly keys = new Uint8Array(KEY_COUNT);
@@ -73,10 +76,22 @@ export class StateSum implements InputState {
     this.slot = 0;
   }
 
-  /** Nobody knows: all these keys may be pressed, and every contact may be there. */
-  assume(keys: readonly number[]): void {
+  /**
+   * Nobody knows what the driver was told by another process: any of these keys may be pressed, and
+   * every contact may be there.
+   */
+  assumePressed(keys: readonly number[]): void {
     for (const key of keys) this.keys[key] = 1;
     for (let at = ID_AT; at < this.contacts.length; at += CONTACT_AXES) this.contacts[at] = 0;
+  }
+
+  /** The same of these switches and axes: each will be told. */
+  assumeOthers(switches: readonly number[], axes: readonly number[]): void {
+    for (const code of switches) this.switches[code] = UNKNOWN_SWITCH;
+    for (const code of axes) {
+      const isContact = this.slotCount > 0 && code >= ABS_MT_SLOT && code <= ABS_MT_LAST;
+      if (!isContact) this.axes[code] = UNKNOWN_AXIS;
+    }
   }
 
   /**
