@@ -66,7 +66,8 @@ export const ERROR_TABLE = {
   },
   VLO_SOURCE_ACCESS: {
     exitStatus: 1,
-    summary: 'The source of entropy cannot be opened or read; check --filename.',
+    summary:
+      'The source of entropy or input cannot be opened or read; check the path that the message names.',
   },
   VLO_PORT_ACCESS: {
     exitStatus: 1,

@@ -4,7 +4,16 @@ import { blk } from './blk/index.js';
 import { can } from './can/index.js';
 import { consoleDevice } from './console/index.js';
 import { gpio } from './gpio/index.js';
+import { input } from './input/index.js';
 import { rng } from './rng/index.js';
 import { sound } from './sound/index.js';
 
-export const DEVICES: readonly AnyDeviceDefinition[] = [blk, rng, consoleDevice, gpio, can, sound];
+export const DEVICES: readonly AnyDeviceDefinition[] = [
+  blk,
+  rng,
+  consoleDevice,
+  gpio,
+  input,
+  can,
+  sound,
+];

@@ -36,6 +36,11 @@ export {
 } from './gpio/line-commands.js';
 export { LineSocket, sayToLines } from './gpio/line-socket.js';
 export { DIRECTION, TRIGGER } from './gpio/wire.js';
+export type { EventList, InputDescription } from './input/backend.js';
+export { bitsOf as bitsOfInput } from './input/description.js';
+export { InputDriver } from './input/driver.js';
+export { input } from './input/index.js';
+export { deviceLine, reportLine } from './input/script.js';
 export { RngDriver } from './rng/driver.js';
 export { rng } from './rng/index.js';
 export { SoundDriver, type SoundDriverOptions } from './sound/driver.js';

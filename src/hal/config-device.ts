@@ -54,6 +54,7 @@ const PATH_OPTIONS: readonly string[] = [
   IMAGE_OPTION,
   'filename',
   'path',
+  'evdevPath',
   'control',
   'script',
   'state',

@@ -131,6 +131,11 @@ export class DriverHost {
     return this.frontEnd.readConfig(offset, size);
   }
 
+  /** Writes config space: what the specification lets a driver write. */
+  writeConfig(offset: number, bytes: Uint8Array): Promise<void> {
+    return this.frontEnd.writeConfig(offset, bytes);
+  }
+
   /** Shares memory and has the queues served. @throws VloError as the back end answers */
   async open(plan: QueuePlan, client: DriverClient): Promise<void> {
     const { frontEnd } = this;

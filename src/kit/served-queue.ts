@@ -2,7 +2,13 @@
 
 import { assert } from '../errors.js';
 import type { Watch } from '../native/index.js';
-import { type Chain, type DeviceQueue, DriverFault, type QueueCounters } from '../virtio/index.js';
+import {
+  type Chain,
+  type ChainWriter,
+  type DeviceQueue,
+  DriverFault,
+  type QueueCounters,
+} from '../virtio/index.js';
 import type { Handler } from './define.js';
 
 /** Where a packed ring begins: index 0 on both sides, both wrap counters set. */
@@ -36,6 +42,8 @@ export class ServedQueue {
   /** @internal Set while the queue stops. */
   onIdle: (() => void) | null = null;
   private readonly loop: QueueLoop;
+  /** Buffers that {@link deliverEach} has taken; empty between its calls. */
+  private readonly taken: Chain[] = [];
 
   /** @internal */
   constructor(
@@ -58,6 +66,11 @@ export class ServedQueue {
   /** Counters of the queue. */
   get counters(): Readonly<QueueCounters> {
     return this.ring.counters;
+  }
+
+  /** Entries of the ring. */
+  get size(): number {
+    return this.ring.size;
   }
 
   /** Where the queue is in its ring: one that goes on where it stopped starts there. */
@@ -113,23 +126,39 @@ export class ServedQueue {
    * few buffers (false). A buffer that is too small is the driver's fault and stops the queue.
    */
   deliver(messages: readonly Uint8Array[]): boolean {
-    const buffers: Chain[] = [];
-    for (let i = 0; i < messages.length; i += 1) {
+    const sizeMax = messages.reduce((size, { length }) => Math.max(size, length), 0);
+    return this.deliverEach(messages.length, sizeMax, (writer, index) => {
+      writer.write(messages[index]!);
+    });
+  }
+
+  /**
+   * As {@link deliver}, for `count` messages of up to `size` bytes that `fill` writes: nothing is
+   * allocated.
+   */
+  deliverEach(
+    count: number,
+    size: number,
+    fill: (writer: ChainWriter, index: number) => void,
+  ): boolean {
+    const { taken } = this;
+    while (taken.length < count) {
       const buffer = this.take();
       if (buffer === null) {
-        for (const taken of buffers.reverse()) this.putBack(taken); // The last one first.
+        while (taken.length > 0) this.putBack(taken.pop()!); // The last one first.
         return false;
       }
-      buffers.push(buffer);
+      taken.push(buffer);
     }
-    let shortSize = -1;
-    for (const [index, buffer] of buffers.entries()) {
-      const message = messages[index]!;
-      if (buffer.writer.write(message) < message.length) shortSize = message.length;
-      this.complete(buffer);
+    let isShort = false;
+    for (let i = 0; i < count; i += 1) if (taken[i]!.writer.remaining < size) isShort = true;
+    for (let i = 0; i < count; i += 1) {
+      if (!isShort) fill(taken[i]!.writer, i);
+      this.complete(taken[i]!);
     }
-    if (shortSize < 0) return true;
-    const text = `a supplied buffer is smaller than a message of ${shortSize} bytes`;
+    taken.length = 0;
+    if (!isShort) return true;
+    const text = `a supplied buffer is smaller than a message of ${size} bytes`;
     this.loop.fail(this, new DriverFault('short', text));
     return false;
   }

@@ -361,9 +361,17 @@ describe.each(LAYOUTS)('$name ring', ({ packed }) => {
     expect(queue.deliver(messages)).toBe(false);
     driver.supply(1, [8]);
     expect(queue.deliver(messages)).toBe(false);
-    driver.supply(1, [5, 8]);
-    expect(queue.deliver([messages[1]!])).toBe(true);
+    driver.supply(1, [8]);
+    const many = [pattern(1), pattern(2), pattern(3), pattern(4), pattern(5)];
+    driver.supply(1, [8]);
+    expect(queue.deliver(many)).toBe(false); // Several are put back, again and again.
+    expect(queue.deliver(many)).toBe(false);
+    expect(queue.deliver([messages[0]!])).toBe(true);
+    expect((await driver.nextFilled(1)).bytes).toEqual(pattern(4, 1));
+    expect(queue.deliver(messages.toReversed())).toBe(true);
     expect((await driver.nextFilled(1)).bytes).toEqual(pattern(6, 2));
+    expect((await driver.nextFilled(1)).bytes).toEqual(pattern(4, 1));
+    driver.supply(1, [8, 5]);
     expect(queue.deliver(messages.toReversed())).toBe(false);
     expect(await driver.nextFault()).toMatchObject({ queueIndex: 1, fault: { reason: 'short' } });
     expect(queue.deliver(messages)).toBe(false);

@@ -1,6 +1,7 @@
 /** System calls, mappings and descriptors: the only folder that knows the foreign interface. */
 export * from './buffer.js';
 export * from './can-socket.js';
+export * from './evdev.js';
 export * from './eventfd.js';
 export * from './fd.js';
 export * from './file.js';

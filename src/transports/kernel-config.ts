@@ -87,6 +87,8 @@ export class ConfigMirror {
   /** Tells a new back end what the driver had written to the last one. */
   async restore(): Promise<void> {
     if (!this.relay.hasConfig) return;
+    // What the window shows is what the driver asked the last one for.
+    if (this.type.isConfigWindow) await this.relay.writeConfig(0, this.known);
     for (const { offset, bytes } of this.written) await this.relay.writeConfig(offset, bytes);
     await this.fromBackEnd();
   }

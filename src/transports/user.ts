@@ -8,6 +8,7 @@ import {
   CanDriver,
   ConsoleDriver,
   GpioDriver,
+  InputDriver,
   RngDriver,
   SoundDriver,
 } from '../devices/index.js';
@@ -22,6 +23,8 @@ import {
   DiskFile,
   FusePresentation,
   GpioLines,
+  InputNode,
+  InputPipe,
   newCounters,
   type Presentation,
   RANDOM_TRANSFER_MAX,
@@ -89,57 +92,51 @@ async function connectRng(options: DriverOptions): Promise<Attached> {
   };
 }
 
-async function connectConsole(options: DriverOptions): Promise<Attached> {
-  const driver = await ConsoleDriver.connect(options);
-  return {
-    queueCount: driver.queueCount,
-    abandon: (error) => driver.abandon(error),
-    close: () => driver.close(),
-    present: ({ folder, log }) => ConsoleTerminals.open(driver, folder, log),
-    presentWithoutFuse: () => null,
+/** What all drivers have. */
+interface Driver {
+  readonly queueCount: number;
+  abandon(error: VloError): void;
+  close(): Promise<void>;
+}
+
+/** Connects a driver whose presentation is no file of FUSE. */
+function shownBy<D extends Driver>(
+  kind: { connect(options: DriverOptions): Promise<D> },
+  present: (driver: D, options: AttachOptions) => Presentation | Promise<Presentation>,
+): Connect {
+  return async (options) => {
+    const driver = await kind.connect(options);
+    return {
+      queueCount: driver.queueCount,
+      abandon: (error) => driver.abandon(error),
+      close: () => driver.close(),
+      present: async (attachOptions) => present(driver, attachOptions),
+      presentWithoutFuse: () => null,
+    };
   };
 }
 
-async function connectGpio(options: DriverOptions): Promise<Attached> {
-  const driver = await GpioDriver.connect(options);
-  return {
-    queueCount: driver.queueCount,
-    abandon: (error) => driver.abandon(error),
-    close: () => driver.close(),
-    present: async ({ folder }) => new GpioLines(driver, folder),
-    presentWithoutFuse: () => null,
-  };
-}
-
-async function connectSound(options: DriverOptions): Promise<Attached> {
-  const driver = await SoundDriver.connect(options);
-  return {
-    queueCount: driver.queueCount,
-    abandon: (error) => driver.abandon(error),
-    close: () => driver.close(),
-    present: async ({ folder, log }) => new SoundPipes(driver, folder, log),
-    presentWithoutFuse: () => null,
-  };
-}
-
-async function connectCan(options: DriverOptions): Promise<Attached> {
-  const driver = await CanDriver.connect(options);
-  return {
-    queueCount: 3,
-    abandon: (error) => driver.abandon(error),
-    close: () => driver.close(),
-    present: ({ name, log }) => CanInterface.open(driver, name, log),
-    presentWithoutFuse: () => null,
-  };
+/** An event device, or a pipe where there is no uinput. */
+function presentInput(driver: InputDriver, { folder, log }: AttachOptions): Presentation {
+  try {
+    return new InputNode(driver);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : 'unknown error';
+    log(`no event device, but a pipe with JSON lines: ${reason}`);
+    return new InputPipe(driver, folder);
+  }
 }
 
 const CONNECT: Readonly<Record<string, Connect>> = {
   blk: connectBlk,
   rng: connectRng,
-  console: connectConsole,
-  gpio: connectGpio,
-  sound: connectSound,
-  can: connectCan,
+  console: shownBy(ConsoleDriver, (driver, { folder, log }) =>
+    ConsoleTerminals.open(driver, folder, log),
+  ),
+  gpio: shownBy(GpioDriver, (driver, { folder }) => new GpioLines(driver, folder)),
+  input: shownBy(InputDriver, presentInput),
+  can: shownBy(CanDriver, (driver, { name, log }) => CanInterface.open(driver, name, log)),
+  sound: shownBy(SoundDriver, (driver, { folder, log }) => new SoundPipes(driver, folder, log)),
 };
 
 /** What this machine may lack to show a device, whose socket is of use all the same. */

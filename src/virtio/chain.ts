@@ -37,6 +37,8 @@ export class Chain {
   id = 0;
   /** Ring slots that the chain occupies (packed ring). */
   slotCount = 0;
+  /** The ring's position after this chain was taken (split ring). */
+  position = 0;
   /** Entry of the in-flight region that stands for this chain. */
   inflightEntry = -1;
   /** @internal The request of a killed predecessor that this chain serves again, if it is one. */

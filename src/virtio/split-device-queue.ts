@@ -37,7 +37,6 @@ export class SplitDeviceQueue extends DeviceQueue {
   private usedIndex: number;
   private publishedIndex: number;
   private suppressed = false;
-  private poppedLast: Chain | null = null;
 
   constructor(options: DeviceQueueOptions) {
     super(options);
@@ -95,7 +94,7 @@ export class SplitDeviceQueue extends DeviceQueue {
     const head = this.avail[2 + (this.lastAvailIndex & this.mask)]!;
     const chain = this.build(head);
     this.lastAvailIndex = (this.lastAvailIndex + 1) & 0xffff;
-    this.poppedLast = chain;
+    chain.position = this.lastAvailIndex;
     if (this.inflight !== null) this.inflight.take(head);
     return chain;
   }
@@ -153,8 +152,8 @@ export class SplitDeviceQueue extends DeviceQueue {
       this.untakeUnfinished(chain);
       return;
     }
-    assert(this.poppedLast === chain, 'only the chain popped last can be put back');
-    this.poppedLast = null;
+    const isLast = chain.position === this.lastAvailIndex;
+    assert(isLast, 'only the chain popped last can be put back');
     this.untaken(chain);
     this.lastAvailIndex = (this.lastAvailIndex - 1) & 0xffff;
     if (this.inflight !== null) this.inflight.untake(chain.id);

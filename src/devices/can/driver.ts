@@ -54,6 +54,8 @@ const AT = CanHeader.offsets;
 const WANTED = CAN_F.CAN_CLASSIC | CAN_F.CAN_FD | CAN_F.RTR_FRAMES | CAN_F.LATE_TX_ACK;
 
 export class CanDriver implements DriverClient {
+  /** txq, rxq and controlq. */
+  readonly queueCount = 3;
   /** Called for each frame that was received. */
   onFrame: (frame: CanFrame) => void;
   onBusOff: () => void;
@@ -84,7 +86,7 @@ export class CanDriver implements DriverClient {
     try {
       const driver = new CanDriver(host, options);
       const size = (CONTROL + 1) * SLOT_SIZE;
-      await host.open({ count: 3, size: RING_SIZE, tableLength: 0, extraBytes: size }, driver);
+      await host.open({ count: driver.queueCount, size: RING_SIZE, tableLength: 0, extraBytes: size }, driver);
       driver.memory = host.allocate(size);
       const { buffer, byteOffset } = driver.memory.bytes;
       driver.view = new DataView(buffer, byteOffset, size);

@@ -1,0 +1,337 @@
+/**
+ * Input of device processes under the kernel's own driver: evtest knows the device, the kernel's
+ * node delivers exactly what was scripted, also at 10,000 events a second; LEDs; a device process
+ * that dies; user loopback through uinput, and what that made as the real device behind another
+ * one, unplugged and back. At last figures against uinput.
+ */
+
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { check, fact } from './support/checks.mjs';
+import { EV, Reader, ScriptPipe, SYN, writeEvent } from './support/input-stand.mjs';
+import { run, start, waitFor } from './support/programs.mjs';
+import { attach, folder, serve, waitForNoDevices } from './support/stand.mjs';
+import { insertModule, modprobe, removeModule } from './support/system.mjs';
+
+const SLOW_MS = 200_000;
+const LOOPBACK = ['--transport', 'loopback'];
+const [KEY_A, KEY_B, CAPS, MISC] = [30, 48, 1, 0x28];
+const [SLOT, POSITION_X, TRACKING_ID] = [0x2f, 0x35, 0x39];
+
+/** A device of all kinds at once; the many contacts make evdev's buffer for a reader a long one. */
+const DEVICE = {
+  ...{ name: 'Lab panel', serial: 'LAB-1', bustype: 3, vendor: 0x1234, product: 0x5678 },
+  ...{ version: 0x0102, properties: ['INPUT_PROP_DIRECT'] },
+  keys: ['KEY_A', 'KEY_B', 'BTN_TOUCH', 'BTN_LEFT'],
+  rel: ['REL_X', 'REL_Y', 'REL_WHEEL'],
+  abs: {
+    ABS_X: { min: -100, max: 4095, fuzz: 4, flat: 15, res: 10 },
+    ABS_MISC: { max: 1 },
+    ABS_MT_SLOT: { max: 31 },
+    ABS_MT_POSITION_X: { max: 65535 },
+    ABS_MT_POSITION_Y: { max: 65535 },
+    ABS_MT_TRACKING_ID: { max: 65535 },
+  },
+  ...{ msc: ['MSC_SCAN'], switches: ['SW_LID'], leds: ['LED_CAPSL', 'LED_NUML'] },
+};
+
+const EVTEST = [
+  'Input device ID: bus 0x3 vendor 0x1234 product 0x5678 version 0x102',
+  'Input device name: "Lab panel"',
+  'Event code 30 (KEY_A)',
+  'Event code 330 (BTN_TOUCH)',
+  'Event code 8 (REL_WHEEL)',
+  /Event code 0 \(ABS_X\)\s+Value\s+0\s+Min\s+-100\s+Max\s+4095\s+Fuzz\s+4\s+Flat\s+15\s+Resolution\s+10/,
+  /Event code 47 \(ABS_MT_SLOT\)\s+Value\s+0\s+Min\s+0\s+Max\s+31/,
+  'Event code 57 (ABS_MT_TRACKING_ID)',
+  'Event code 4 (MSC_SCAN)',
+  'Event code 0 (SW_LID)',
+  'Event code 1 (LED_CAPSL)',
+  'Property type 1 (INPUT_PROP_DIRECT)',
+];
+
+/** What the checks share. */
+const stand = {};
+
+async function bringUp() {
+  const place = folder('input');
+  stand.place = place;
+  stand.script = new ScriptPipe(join(place, 'script'), DEVICE);
+  stand.socket = join(place, 'socket');
+  stand.device = await serve('input', stand.socket, ['--script', stand.script.path]);
+  const { program, node } = await attach('input', stand.socket, LOOPBACK);
+  if (!/^\/dev\/input\/event\d+$/.test(node ?? '')) throw new Error(`the node is '${node}'`);
+  Object.assign(stand, { program, node });
+  return node;
+}
+
+async function identify() {
+  const program = start(['stdbuf', '-oL', 'evtest', stand.node]);
+  await program.waitForOutput(/Testing/, 20_000);
+  for (const text of EVTEST) {
+    const isThere = text instanceof RegExp ? text.test(program.stdout) : null;
+    if (!(isThere ?? program.stdout.includes(text))) {
+      throw new Error(`no '${text}' in what evtest says:\n${program.stdout}`);
+    }
+  }
+  stand.script.write({ key: 'KEY_A' });
+  await program.waitForOutput(/EV_KEY\), code 30 \(KEY_A\), value 0/, 20_000);
+  await program.stop('SIGINT');
+  return `${EVTEST.length} facts and a key`;
+}
+
+/** Reports of every kind; the kernel leaves out what does not change, so that all of it changes. */
+function mixedReports(rounds) {
+  const reports = [];
+  for (let i = 1; i <= rounds; i += 1) {
+    const odd = i & 1;
+    reports.push([[EV.KEY, KEY_A, odd]]);
+    reports.push([
+      [EV.REL, 0, -i],
+      [EV.REL, 1, i],
+    ]);
+    reports.push([
+      [EV.MSC, 4, i],
+      [EV.KEY, KEY_B, odd],
+      [EV.SW, 0, odd],
+    ]);
+    // Less than 8 of a step would be smoothed: fuzz is 4.
+    reports.push([[EV.ABS, 0, i * 10]]);
+    reports.push([
+      [EV.ABS, SLOT, i % 32],
+      [EV.ABS, TRACKING_ID, i],
+      [EV.ABS, POSITION_X, i * 7],
+    ]);
+  }
+  return reports;
+}
+
+const asLine = (events, more = {}) => ({ events, ...more });
+const asEvents = (reports) => reports.flatMap((events) => [...events, SYN]);
+
+async function deliverAll() {
+  const reader = await Reader.open(stand.node, stand.place);
+  const reports = mixedReports(60);
+  stand.script.write(...reports.map((events) => asLine(events)));
+  await reader.expect(asEvents(reports));
+  await reader.close();
+  return `${reader.count} events`;
+}
+
+/** Five events each half a millisecond. */
+async function deliverFast() {
+  const reader = await Reader.open(stand.node, stand.place);
+  const reports = Array.from({ length: 4000 }, (_, i) => [
+    [EV.REL, 0, i + 1],
+    [EV.REL, 1, -i - 1],
+    [EV.REL, 8, 1],
+    [EV.ABS, MISC, (i + 1) & 1],
+  ]);
+  const lines = reports.map((events) => JSON.stringify(asLine(events, { after: 0.5 })));
+  // Not by this process, which would stand still while the pipe is full.
+  const feed = start(['sh', '-c', `exec cat >${stand.script.path}`], {
+    input: `${lines.join('\n')}\n`,
+  });
+  const wanted = asEvents(reports);
+  await reader.expect(wanted, 60_000);
+  await feed.ended;
+  await reader.close();
+  const events = reader.events();
+  const seconds = events.at(-1)[3] - events[0][3];
+  const rate = Math.round(events.length / seconds);
+  fact('events_per_second_paced', rate);
+  return `${events.length} events, ${rate} a second`;
+}
+
+async function setLeds() {
+  writeEvent(stand.node, EV.LED, CAPS, 1);
+  await stand.device.waitForOutput(/LED_CAPSL is on/, 20_000);
+  writeEvent(stand.node, EV.LED, CAPS, 0);
+  await stand.device.waitForOutput(/LED_CAPSL is off/, 20_000);
+}
+
+/** A key is held when the device process dies; its successor does not know of it. */
+async function replaceDevice() {
+  const reader = await Reader.open(stand.node, stand.place);
+  stand.script.write({ key: 'KEY_A', value: 1 });
+  const held = [[EV.KEY, KEY_A, 1], SYN];
+  await reader.expect(held);
+  await stand.device.stop('SIGKILL');
+  stand.script.introduce();
+  stand.device = await serve('input', stand.socket, ['--script', stand.script.path]);
+  const released = [...held, [EV.KEY, KEY_A, 0]];
+  await waitFor(() => reader.count > released.length, 'release of the key', 30_000);
+  stand.script.write({ key: 'KEY_B', value: 1 }, { key: 'KEY_B', value: 0 });
+  const seen = () => reader.events().map((event) => event.slice(0, 3).join(' '));
+  await waitFor(() => seen().includes(`1 ${KEY_B} 0`), 'keys of the next process', 30_000);
+  const keys = seen().filter((event) => event.startsWith('1 '));
+  const wanted = [`1 ${KEY_A} 1`, `1 ${KEY_A} 0`, `1 ${KEY_B} 1`, `1 ${KEY_B} 0`];
+  if (keys.join() !== wanted.join()) throw new Error(`keys: ${keys.join()}`);
+  await setLeds();
+  await reader.close();
+}
+
+async function takeDown() {
+  const status = await stand.program.stop();
+  if (status !== 0) throw new Error(`vlo attach ended with ${status}: ${stand.program.stderr}`);
+  await waitForNoDevices();
+}
+
+/** The user transport: the node is uinput's. */
+async function attachUser() {
+  const words = ['--transport', 'user', '--run-dir', join(stand.place, 'run')];
+  const { program, node } = await attach('input', stand.socket, words);
+  if (!/^\/dev\/input\/event\d+$/.test(node ?? '')) {
+    throw new Error(`the node is '${node}': ${program.stderr}`);
+  }
+  return { program, node };
+}
+
+async function userLoopback() {
+  stand.user = await attachUser();
+  const reader = await Reader.open(stand.user.node, stand.place);
+  const reports = mixedReports(20);
+  stand.script.write(...reports.map((events) => asLine(events)));
+  await reader.expect(asEvents(reports));
+  await reader.close();
+  return stand.user.node;
+}
+
+/** What uinput made is the real device behind a second device process. */
+async function passThrough() {
+  const socket = join(stand.place, 'evdev');
+  stand.evdev = await serve('input', socket, ['--evdev-path', stand.user.node]);
+  const { program, node } = await attach('input', socket, LOOPBACK);
+  Object.assign(stand, { program, node });
+  const { stdout } = await run(['cat', '/proc/bus/input/devices']);
+  const names = stdout.match(/Name="Lab panel"/g) ?? [];
+  if (names.length !== 2) throw new Error(`not two panels: ${stdout}`);
+  const [reader, deprived] = [
+    await Reader.open(node, stand.place),
+    await Reader.open(stand.user.node, stand.place),
+  ];
+  // Where a contact of this number was, the kernel would leave it out.
+  const reports = mixedReports(60).slice(20 * 5);
+  stand.script.write(...reports.map((events) => asLine(events)));
+  await reader.expect(asEvents(reports));
+  if (deprived.count > 0) throw new Error('a grabbed device told others of its events');
+  await Promise.all([reader.close(), deprived.close()]);
+  const before = stand.device.stderr.length;
+  writeEvent(node, EV.LED, CAPS, 1);
+  const lit = () => /LED_CAPSL is on/.test(stand.device.stderr.slice(before));
+  await waitFor(lit, 'LED, the whole way', 20_000);
+  return `${node} behind ${stand.user.node}`;
+}
+
+async function unplug() {
+  const reader = await Reader.open(stand.node, stand.place);
+  stand.script.write({ key: 'KEY_A', value: 0 }, { key: 'KEY_A', value: 1 });
+  const seen = () => reader.events().map((event) => event.slice(0, 3).join(' '));
+  await waitFor(() => seen().includes(`1 ${KEY_A} 1`), 'key', 20_000);
+  const { node } = stand.user;
+  await stand.user.program.stop();
+  await stand.evdev.waitForOutput(/is lost \(unplugged\)/, 20_000);
+  await waitFor(() => seen().at(-2) === `1 ${KEY_A} 0`, 'release of the key', 20_000);
+  stand.user = await attachUser();
+  if (stand.user.node !== node) throw new Error(`${node} came back as ${stand.user.node}`);
+  await stand.evdev.waitForOutput(/is back/, 20_000);
+  await sleep(100);
+  stand.script.write({ key: 'KEY_B', value: 1 }, { key: 'KEY_B', value: 0 });
+  await waitFor(() => seen().includes(`1 ${KEY_B} 0`), 'keys after the return', 20_000);
+  await reader.close();
+}
+
+/** Reports of three events as fast as they go, until the last one, which is a key, is read. */
+async function measure(place, node, tellAll) {
+  const reader = await Reader.open(node, place);
+  const startedAt = performance.now();
+  await tellAll();
+  const marker = Buffer.from([1, 0, KEY_B, 0, 1, 0, 0, 0]);
+  await waitFor(() => reader.bytes.includes(marker), 'last event', 60_000);
+  const lastAt = reader.events().at(-1)[3];
+  const seconds = lastAt - (performance.timeOrigin + startedAt) / 1000;
+  await reader.close();
+  return seconds;
+}
+
+const REPORTS = 10_000;
+/** Events of all reports: two movements and the end of each. */
+const EVENTS = REPORTS * 3;
+
+async function figures() {
+  const { UinputFile } = await import('../../dist/native/index.js');
+  const { input } = await import('../../dist/devices/index.js');
+  const { NullInput } = await import('../../dist/devices/input/backend-null.js');
+  const { InputDevice } = await import('../../dist/devices/input/device.js');
+  const { describeDevice } = await import('../../dist/devices/input/script.js');
+  const { DeviceProcess } = await import('../../dist/kit/index.js');
+  const { BackEndServer } = await import('../../dist/vhost-user/index.js');
+  const place = folder('figures');
+  const native = new UinputFile('/dev/uinput', () => {});
+  native.addCodes(EV.KEY, [KEY_A, KEY_B]);
+  native.addCodes(EV.REL, [0, 1]);
+  const ids = { bustype: 6, vendor: 0, product: 0, version: 1 };
+  const node = native.create('Lab uinput', ids);
+  const nativeSeconds = await measure(place, node, () => {
+    native.put(2, ...SYN);
+    for (let i = 1; i <= REPORTS; i += 1) {
+      native.put(0, EV.REL, 0, i);
+      native.put(1, EV.REL, 1, i);
+      native.write(3);
+    }
+    native.put(0, EV.KEY, KEY_B, 1);
+    native.put(1, ...SYN);
+    native.write(2);
+  });
+  native.close();
+  const source = new NullInput(describeDevice(DEVICE));
+  // Options that pass its own schema, and that nobody looks at.
+  const definition = { ...input, open: () => new InputDevice(source).open() };
+  const device = await DeviceProcess.open(definition, { script: '-' });
+  const path = join(place, 'socket');
+  const server = new BackEndServer(device, { path });
+  device.listener = server;
+  await server.start();
+  const attached = await attach('input', path, LOOPBACK);
+  const seconds = await measure(place, attached.node, () => {
+    for (let i = 1; i <= REPORTS; i += 1) source.tell([EV.REL, 0, i], [EV.REL, 1, i]);
+    source.tell([EV.KEY, KEY_B, 1]);
+  });
+  await attached.program.stop();
+  await server.close();
+  await device.close();
+  const [ours, theirs] = [seconds, nativeSeconds].map((time) => Math.round(EVENTS / time));
+  fact('events_per_second', { loopback: ours, uinput: theirs, ratio: ours / theirs });
+  return `${ours} events/s, uinput ${theirs}: ratio ${(ours / theirs).toFixed(2)}`;
+}
+
+const slowCheck = (name, action) => check(name, action, { timeout: SLOW_MS });
+
+export default async function input() {
+  await check('the modules load', async () => {
+    for (const name of ['virtio_input', 'evdev', 'uinput']) await modprobe(name);
+    await insertModule();
+  });
+  await slowCheck('a scripted device appears', bringUp);
+  await check('evtest knows it', identify);
+  await check('events are exactly the scripted ones', deliverAll);
+  await check('10,000 events a second', deliverFast);
+  await check('LEDs reach the device', setLeds);
+  await slowCheck('a device process dies: no key stays pressed', replaceDevice);
+  await check('it is taken down', takeDown);
+  await slowCheck('user loopback makes an event device', userLoopback);
+  await slowCheck('a real event device, grabbed, with its LEDs', passThrough);
+  await slowCheck('the real device is unplugged, and comes back', unplug);
+  await check('all is taken down', async () => {
+    await takeDown();
+    await stand.evdev.stop();
+    await stand.user.program.stop();
+    await stand.device.stop();
+    stand.script.close();
+  });
+  await slowCheck('figures', figures);
+  await check('no device is left, and the module goes', async () => {
+    await waitForNoDevices();
+    await removeModule();
+  });
+}

@@ -1,0 +1,227 @@
+/** Scripts of input: what lines make, how they are timed, and files and pipes that hold them. */
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { DeviceProcess } from '../../kit/index.js';
+import { MockDriver, resourceCounts } from '../../testing/index.js';
+import { EventList } from './backend.js';
+import { PROFILES } from './description.js';
+import { input } from './index.js';
+import { describeDevice, deviceLine, parseLine, reportLine, ScriptCompiler } from './script.js';
+import { EV, InputConfig, InputEvent, SELECT } from './wire.js';
+
+let folder: string;
+const drivers: MockDriver[] = [];
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'vlo-input-'));
+});
+afterEach(async () => {
+  for (const driver of drivers.splice(0)) await driver.close();
+  rmSync(folder, { recursive: true });
+});
+
+const lines = (...values: unknown[]): string =>
+  values.map((value) => `${JSON.stringify(value)}\n`).join('');
+
+function script(...values: unknown[]): string {
+  const path = join(folder, 'script.jsonl');
+  writeFileSync(path, lines(...values));
+  return path;
+}
+
+async function start(options: object): Promise<MockDriver> {
+  const driver = await MockDriver.open(input, options);
+  drivers.push(driver);
+  driver.supply(0, new Array<number>(64).fill(8));
+  return driver;
+}
+
+async function next(driver: MockDriver, count: number): Promise<number[][]> {
+  const events: number[][] = [];
+  for (let i = 0; i < count; i += 1) {
+    const { type, code, value } = InputEvent.decode((await driver.nextFilled(0)).bytes);
+    events.push([type, code, value | 0]);
+  }
+  return events;
+}
+
+describe('lines', () => {
+  const compile = (profile: keyof typeof PROFILES, ...values: Record<string, unknown>[]) => {
+    const compiler = new ScriptCompiler(PROFILES[profile]);
+    return values.map((value) => [...compiler.compile(value).events]);
+  };
+
+  test('keys, alone and together', () => {
+    const [tap, press, chord] = compile(
+      'keyboard',
+      { key: 'KEY_A' },
+      { key: 30, value: 1 },
+      { key: ['KEY_LEFTCTRL', 'KEY_C'] },
+    );
+    expect(tap).toEqual([1, 30, 1, 0, 0, 0, 1, 30, 0, 0, 0, 0]);
+    expect(press).toEqual([1, 30, 1, 0, 0, 0]);
+    expect(chord).toEqual([1, 29, 1, 1, 46, 1, 0, 0, 0, 1, 46, 0, 1, 29, 0, 0, 0, 0]);
+  });
+
+  test('movement, and events as they are', () => {
+    expect(compile('mouse', { rel: { REL_X: -3, REL_WHEEL: 1 } })).toEqual([
+      [2, 0, -3, 2, 8, 1, 0, 0, 0],
+    ]);
+    const raw = [
+      ['EV_REL', 'REL_Y', 4],
+      ['EV_SYN', 'SYN_REPORT', 0],
+      [2, 0, 1],
+    ];
+    expect(compile('mouse', { events: raw })).toEqual([[2, 1, 4, 0, 0, 0, 2, 0, 1, 0, 0, 0]]);
+    expect(compile('mouse', { after: 5 })).toEqual([[]]);
+  });
+
+  test('contacts, with what programs see that know of one only', () => {
+    const [down, second, up, last] = compile(
+      'touchscreen',
+      { touch: { id: 1, x: 10, y: 20 } },
+      { touch: { slot: 1, id: 2, x: 30, y: 40 } },
+      { touch: { slot: 0, id: -1 } },
+      { touch: [{ slot: 1, id: -1 }] },
+    );
+    expect(down).toEqual(
+      [3, 47, 0, 3, 57, 1, 3, 53, 10, 3, 54, 20, 3, 0, 10, 3, 1, 20].concat([1, 330, 1, 0, 0, 0]),
+    );
+    expect(second).toEqual([3, 47, 1, 3, 57, 2, 3, 53, 30, 3, 54, 40, 0, 0, 0]);
+    expect(up).toEqual([3, 47, 0, 3, 57, -1, 0, 0, 0]);
+    expect(last).toEqual([3, 47, 1, 3, 57, -1, 1, 330, 0, 0, 0, 0]);
+  });
+
+  test.each<[string, Record<string, unknown>]>([
+    ["there is no code 'KEY_NONE'", { key: 'KEY_NONE' }],
+    ['the device has no event of type 1 and code 272', { key: 'BTN_LEFT' }],
+    ['the device has no event of type 2 and code 0', { rel: { REL_X: 1 } }],
+    ["'kee'", { kee: 'KEY_A' }],
+    ["'value'", { key: 'KEY_A', value: 3 }],
+    ["'value' needs a 'key'", { value: 1 }],
+    ["'rel.REL_X'", { rel: { REL_X: 2 ** 31 } }],
+    ["'after'", { key: 'KEY_A', after: -1 }],
+    ['only SYN_REPORT', { events: [['EV_SYN', 3, 0]] }],
+    ['there is no code', { events: [['EV_FF', 1, 0]] }],
+    ['too many events', { events: new Array(2000).fill([1, 30, 1]) }],
+  ])('refused: %s', (message, value) => {
+    const compiler = new ScriptCompiler(PROFILES.keyboard);
+    expect(() => compiler.compile(value)).toThrow(message);
+  });
+
+  test('a device and a report survive being written and read', () => {
+    for (const profile of Object.values(PROFILES)) {
+      const { device } = parseLine(deviceLine(profile)) as { device: unknown };
+      expect(describeDevice(device)).toEqual(profile);
+    }
+    const list = new EventList();
+    for (const event of [
+      [EV.KEY, 30, 1],
+      [EV.SYN, 0, 0],
+    ]) {
+      list.add(event[0]!, event[1]!, event[2]!);
+    }
+    expect(reportLine(list)).toBe('{"events":[["EV_KEY","KEY_A",1]]}\n');
+  });
+});
+
+describe('files', () => {
+  test('the first line says what the device is; times are kept', async () => {
+    const device = { name: 'Panel', keys: ['KEY_A', 'KEY_B'], leds: ['LED_CAPSL'] };
+    const path = script(
+      { device },
+      { key: 'KEY_A', value: 1, at: 60 },
+      { key: 'KEY_A', value: 0, after: 60 },
+      { key: 'KEY_B', value: 1 },
+    );
+    const driver = await start({ script: path });
+    driver.writeConfig(0, Uint8Array.of(SELECT.ID_NAME, 0));
+    const { size, answer } = driver.config(InputConfig);
+    expect(new TextDecoder().decode(answer.subarray(0, size))).toBe('Panel');
+    const startedAt = performance.now();
+    expect(await next(driver, 2)).toEqual([
+      [1, 30, 1],
+      [0, 0, 0],
+    ]);
+    await next(driver, 4);
+    const tookMs = performance.now() - startedAt;
+    expect(tookMs).toBeGreaterThan(80);
+    const led = InputEvent.encode({ type: EV.LED, code: 1, value: 1 });
+    await driver.request(1, { readable: [led] });
+    expect(driver.log).toEqual(['input: LED_CAPSL is on']);
+  });
+
+  test('again and again', async () => {
+    const driver = await start({ script: script({ key: 'KEY_A' }), repeat: true });
+    const events = await next(driver, 64);
+    expect(events.filter(([type]) => type === EV.KEY)).toHaveLength(32);
+  });
+
+  test('again and again, with nothing in it, ends', async () => {
+    await start({ script: script({ after: 0 }), repeat: true });
+  });
+
+  test.each([
+    ['{"key": "KEY_A"}\n\n{', ':3: a JSON object is needed, not {'],
+    ['[1]', ':1: a JSON object is needed'],
+    ['{"device": {"keys": ["KEY_Q7"]}}', ":1: there is no code 'KEY_Q7'"],
+    ['{"device": {"abs": {"ABS_X": {}}}}', ":1: 'abs.ABS_X.max'"],
+    ['{"key": "KEY_A"}\n{"device": {}}', ":2: 'device'"],
+  ])('%j is refused', async (text, message) => {
+    const path = join(folder, 'bad.jsonl');
+    writeFileSync(path, text);
+    await expect(DeviceProcess.open(input, { script: path })).rejects.toMatchObject({
+      code: 'VLO_OPTION_INVALID',
+      message: expect.stringContaining(`bad.jsonl${message}`),
+    });
+  });
+
+  test('one that is not there, and a folder', async () => {
+    for (const [path, reason] of [
+      ['/nowhere', 'ENOENT'],
+      [folder, 'neither a file nor a pipe'],
+    ]) {
+      await expect(DeviceProcess.open(input, { script: path })).rejects.toMatchObject({
+        code: 'VLO_SOURCE_ACCESS',
+        message: expect.stringContaining(reason!),
+      });
+    }
+  });
+});
+
+test('a pipe: writers come and go, bad lines are told of, and nothing is left behind', async () => {
+  const path = join(folder, 'pipe');
+  execFileSync('mkfifo', [path]);
+  const before = resourceCounts().fds;
+  const writer = await open(path, 'r+');
+  await writer.write(lines({ device: { keys: ['KEY_A'] } }));
+  const driver = await start({ script: path });
+  await writer.write(lines({ key: 'KEY_A', value: 1 }));
+  expect(await next(driver, 2)).toHaveLength(2);
+  await writer.write(`no JSON\n${lines({ key: 'KEY_B' }, { key: 'KEY_A', value: 0 })}{"key":`);
+  expect((await next(driver, 2))[0]).toEqual([1, 30, 0]);
+  await writer.close();
+  const second = await open(path, 'w');
+  await second.write(' "KEY_A", "value": 1}\n');
+  await second.close();
+  expect((await next(driver, 2))[0]).toEqual([1, 30, 1]);
+  expect(driver.log).toEqual([
+    expect.stringContaining('a JSON object is needed, not no JSON'),
+    expect.stringContaining('the device has no event of type 1 and code 48'),
+  ]);
+  // More than the driver has room for waits, and more than that stays in the pipe.
+  const third = await open(path, 'w');
+  for (let i = 0; i < 500; i += 1) await third.write(lines({ key: 'KEY_A' }));
+  await next(driver, 58);
+  for (let left = 2000 - 58; left > 0; left -= 32) {
+    driver.supply(0, new Array<number>(32).fill(8));
+    await next(driver, Math.min(left, 32));
+  }
+  await third.close();
+  await drivers.pop()!.close();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  expect(resourceCounts().fds).toBe(before);
+});
