@@ -86,7 +86,10 @@ export class CanDriver implements DriverClient {
     try {
       const driver = new CanDriver(host, options);
       const size = (CONTROL + 1) * SLOT_SIZE;
-      await host.open({ count: driver.queueCount, size: RING_SIZE, tableLength: 0, extraBytes: size }, driver);
+      await host.open(
+        { count: driver.queueCount, size: RING_SIZE, tableLength: 0, extraBytes: size },
+        driver,
+      );
       driver.memory = host.allocate(size);
       const { buffer, byteOffset } = driver.memory.bytes;
       driver.view = new DataView(buffer, byteOffset, size);

@@ -49,7 +49,12 @@ export class InputDriver implements DriverClient {
       const driver = new InputDriver(host);
       driver.description = await driver.describe();
       const size = 2 * SLOT_COUNT * EVENT_SIZE;
-      const plan = { count: driver.queueCount, size: SLOT_COUNT, tableLength: 0, extraBytes: size + 4096 };
+      const plan = {
+        count: driver.queueCount,
+        size: SLOT_COUNT,
+        tableLength: 0,
+        extraBytes: size + 4096,
+      };
       await host.open(plan, driver);
       driver.memory = host.allocate(size);
       const { buffer, byteOffset } = driver.memory.bytes;
