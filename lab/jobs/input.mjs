@@ -41,7 +41,7 @@ const EVTEST = [
   'Event code 30 (KEY_A)',
   'Event code 330 (BTN_TOUCH)',
   'Event code 8 (REL_WHEEL)',
-  /Event code 0 \(ABS_X\)\s+Value\s+0\s+Min\s+-100\s+Max\s+4095\s+Fuzz\s+4\s+Flat\s+15\s+Resolution\s+10/,
+  /\(ABS_X\)\s+Value\s+0\s+Min\s+-100\s+Max\s+4095\s+Fuzz\s+4\s+Flat\s+15\s+Resolution\s+10/,
   /Event code 47 \(ABS_MT_SLOT\)\s+Value\s+0\s+Min\s+0\s+Max\s+31/,
   'Event code 57 (ABS_MT_TRACKING_ID)',
   'Event code 4 (MSC_SCAN)',

@@ -1,76 +1,14 @@
-/** The service loop and the lifecycle of a device process, through a mock driver. */
-import * as v from 'valibot';
-import { afterEach, describe, expect, test } from 'vitest';
-import {
-  cutSize,
-  MockDriver,
-  type MockDriverOptions,
-  malformedKinds,
-  pattern,
-  resourceCounts,
-} from '../testing/index.js';
+/** The service loop, through a mock driver. */
+import { describe, expect, test } from 'vitest';
+import { cutSize, malformedKinds, pattern } from '../testing/index.js';
 import { DriverFault } from '../virtio/index.js';
-import {
-  type AnyDeviceDefinition,
-  type DeviceHost,
-  defineDevice,
-  type Handler,
-  LATER,
-  NOT_NOW,
-  type OpenDevice,
-  type Request,
-  type ServedQueue,
-} from './index.js';
+import { LATER, NOT_NOW, type Request, type ServedQueue } from './index.js';
+import { ask, device, drive, echo, sleep } from './test-utils.js';
 
 const LAYOUTS = [
   { name: 'split', packed: false },
   { name: 'packed', packed: true },
 ];
-
-type Parts = Partial<OpenDevice<'requestq' | 'eventq'>>;
-
-/** A device with one request queue (0) and one supply queue (1). */
-function device(handler: Handler, more: (host: DeviceHost) => Parts = () => ({})) {
-  return defineDevice({
-    name: 'probe',
-    summary: 'a device for tests',
-    virtioId: 63,
-    options: v.object({}),
-    arguments: {},
-    queues: [
-      { name: 'requestq', sizeMax: 64 },
-      { name: 'eventq', sizeMax: 64, kind: 'supply' },
-    ],
-    open: (_options, host) => ({
-      features: 0n,
-      handlers: { requestq: handler },
-      close: () => {},
-      ...more(host),
-    }),
-  });
-}
-
-/** Copies what it reads to what it may write. */
-const echo: Handler = ({ reader, writer }) => {
-  const bytes = new Uint8Array(Math.min(reader.remaining, writer.remaining));
-  reader.read(bytes);
-  writer.write(bytes);
-};
-
-const open: MockDriver[] = [];
-async function drive(definition: AnyDeviceDefinition, options: MockDriverOptions = {}) {
-  const driver = await MockDriver.open(definition, {}, options);
-  open.push(driver);
-  return driver;
-}
-afterEach(async () => {
-  for (const driver of open.splice(0)) await driver.close();
-});
-
-const ask = (driver: MockDriver, seed = 1, size = 8) =>
-  driver.request(0, { readable: [pattern(size, seed)], writable: [size] });
-
-const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 describe.each(LAYOUTS)('$name ring', ({ packed }) => {
   test.each([
@@ -420,87 +358,4 @@ test('a bug in buffersAdded or queueStarted stops that queue only', async () => 
   expect(await driver.nextFault()).toEqual({ queueIndex: 1, fault: null });
   expect((await ask(driver, 4)).bytes).toEqual(pattern(8, 4));
   expect(driver.device.statistics.bugs).toBe(1);
-});
-
-test('the config space changes, and the driver hears of it', async () => {
-  let host!: DeviceHost;
-  const written: [number, Uint8Array][] = [];
-  const definition = device(echo, (given) => {
-    host = given;
-    given.wake(); // Nothing to wake yet, and no harm.
-    expect(given.queues('requestq')).toEqual([]);
-    return {
-      config: Uint8Array.of(1, 2, 3, 4),
-      writeConfig: (offset, bytes) => void written.push([offset, bytes]),
-    };
-  });
-  const driver = await drive(definition);
-  expect(driver.readConfig()).toEqual(Uint8Array.of(1, 2, 3, 4));
-  expect(driver.readConfig(2, 4)).toEqual(Uint8Array.of(3, 4, 0, 0));
-  host.setConfig(Uint8Array.of(5, 6, 7, 8));
-  expect(await driver.nextConfigChange()).toEqual(Uint8Array.of(5, 6, 7, 8));
-  driver.writeConfig(1, Uint8Array.of(9));
-  expect(written).toEqual([[1, Uint8Array.of(9)]]);
-  expect(host.queues('requestq').map(({ index }) => index)).toEqual([0]);
-});
-
-test('a config space without writeConfig refuses writes', async () => {
-  const driver = await drive(device(echo, () => ({ config: new Uint8Array(4) })));
-  expect(() => driver.writeConfig(0, Uint8Array.of(1))).toThrow(/read-only/);
-});
-
-test('several queues of a name, a reset, and features', async () => {
-  const seen: bigint[] = [];
-  let resets = 0;
-  const definition = device(echo, () => ({
-    features: 5n,
-    queueCounts: { requestq: 3 },
-    setFeatures: (features) => void seen.push(features & 0xffn),
-    reset: () => {
-      resets += 1;
-    },
-  }));
-  const driver = await drive(definition, { features: 4n });
-  expect(driver.queueCount).toBe(4);
-  for (const index of [0, 1, 2]) {
-    const { bytes } = await driver.request(index, { readable: [pattern(4)], writable: [4] });
-    expect(bytes).toEqual(pattern(4));
-  }
-  const one = await drive(definition, { queueCount: 1 });
-  expect((await ask(one, 5)).bytes).toEqual(pattern(8, 5));
-  expect(() => one.batch(1, [])).toThrow('there is no queue 1');
-  seen.length = 1;
-  const before = resets;
-  await driver.negotiate(1n);
-  expect(resets).toBe(before + 1);
-  expect(seen).toEqual([4n, 1n]);
-  expect((await ask(driver, 2)).bytes).toEqual(pattern(8, 2));
-  await expect(driver.negotiate(2n)).rejects.toMatchObject({ code: 'VLO_REQUEST_INVALID' });
-  await driver.negotiate();
-});
-
-test('an idle device costs no time', async () => {
-  const driver = await drive(device(echo), { pollUs: 1000 });
-  for (let i = 0; i < 2000; i += 1) await ask(driver, i);
-  await sleep(100);
-  const before = process.cpuUsage();
-  await sleep(300);
-  const { user, system } = process.cpuUsage(before);
-  // The test's own timers cost a little; a loop that spins would use nearly all of the 300 ms.
-  expect((user + system) / 1000).toBeLessThan(30);
-});
-
-test('a driver opens and closes without leaving descriptors or mappings behind', async () => {
-  const warm = await MockDriver.open(device(echo));
-  await warm.close();
-  const before = resourceCounts();
-  for (let round = 0; round < 5; round += 1) {
-    const driver = await MockDriver.open(device(echo), {}, { packed: round % 2 === 0 });
-    await ask(driver, round);
-    driver.supply(1, [8, 8]);
-    await driver.close();
-    await driver.close(); // Twice is once.
-    await expect(async () => ask(driver)).rejects.toMatchObject({ code: 'VLO_CLOSED' });
-  }
-  expect(resourceCounts()).toEqual(before);
 });

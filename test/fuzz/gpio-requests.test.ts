@@ -33,20 +33,25 @@ const step = fc.oneof(
   fc.record({ isGone: fc.boolean() }),
 );
 
-async function runSteps(packed: boolean, steps: readonly object[]): Promise<void> {
+type Step =
+  | { queue: number; readable: readonly Uint8Array[]; writable: readonly number[] }
+  | { drive: number; value: number }
+  | { isGone: boolean };
+
+async function runSteps(packed: boolean, steps: readonly Step[]): Promise<void> {
   const chip = new SimulatedChip(LINE_COUNT, ['a', 'b']);
   const open = () => new GpioDevice(chip).open();
   const definition = defineDevice({ ...gpio, options: v.object({}), arguments: {}, open });
   const driver = await MockDriver.open(definition, {}, { packed, timeoutMs: 2000 });
   let bugs = 0;
   try {
-    for (const what of steps as readonly Record<string, never>[]) {
-      if ('drive' in what) chip.drive(what.drive!, what.value!);
-      else if ('isGone' in what) chip.setGone(what.isGone!);
+    for (const what of steps) {
+      if ('drive' in what) chip.drive(what.drive, what.value);
+      else if ('isGone' in what) chip.setGone(what.isGone);
       else {
-        const given: MockRequest = { readable: what.readable!, writable: what.writable! };
-        if (what.readable!['length'] + what.writable!['length'] === 0) continue;
-        const answer = driver.request(what.queue!, given);
+        const given: MockRequest = { readable: what.readable, writable: what.writable };
+        if (what.readable.length + what.writable.length === 0) continue;
+        const answer = driver.request(what.queue, given);
         answer.catch(() => {}); // It waits for its edge, or its queue is stopped.
         await new Promise((resolve) => setImmediate(resolve));
       }

@@ -1,4 +1,4 @@
-/** Event devices for jobs: who reads one, what was read, and scripts that are written as they run. */
+/** Event devices for jobs: who reads one, what was read, and scripts written as they run. */
 
 import { execFileSync } from 'node:child_process';
 import { closeSync, openSync, readFileSync, readlinkSync, statSync, writeSync } from 'node:fs';
