@@ -46,11 +46,16 @@ export const input = defineDevice({
     repeat: v.optional(v.boolean(), false),
   }),
   arguments: {
-    evdevPath: { flags: '-p, --evdev-path <path>', description: 'event device: /dev/input/event5' },
+    evdevPath: {
+      flags: '-p, --evdev-path <path>',
+      description: 'event device: /dev/input/event5',
+      isPath: true,
+    },
     noGrab: { flags: '-n, --no-grab', description: 'leave the events to other programs as well' },
     script: {
       flags: '--script <path>',
       description: 'file, named pipe, or - (standard input) with a JSON object on each line',
+      isPath: true,
     },
     profile: {
       flags: '--profile <name>',
