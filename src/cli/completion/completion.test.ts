@@ -1,49 +1,28 @@
 /** The completion scripts, in the shells that they are for. */
-import { mkdirSync, writeFileSync } from 'node:fs';
 import { Option } from 'commander';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ATTACHABLE_TYPES } from '../../adapter/attach.js';
 import { DEVICES } from '../../devices/catalog.js';
 import { VloError } from '../../errors.js';
 import { kebabCase } from '../../hal/config-values.js';
-import { RunDirectory } from '../../hal/run-directory.js';
-import type { DeviceStatus } from '../../hal/status.js';
 import type { OptionArgument } from '../../kit/index.js';
 import { makeProgram } from '../program.js';
 import { completionScript } from './index.js';
-import { Completion, hasProgram } from './test-utils.js';
+import {
+  asWritten,
+  Completion,
+  FISH_ASK,
+  FISH_LINES,
+  hasProgram,
+  KEY_PRESSES,
+  written,
+  ZSH_KEYS,
+} from './test-utils.js';
 import { allCommands, describeProgram } from './tree.js';
 import { KNOWN_PLACES } from './values.js';
 
 const TYPES = DEVICES.map(({ name }) => name);
 const COMMANDS = ['up', 'down', 'status', 'restart', 'attach', 'demo', 'gpio', 'serve', 'doctor'];
-
-/** A run directory as a HAL with two devices leaves it. */
-function makeRunDirectory(path: string): void {
-  const device = (name: string): DeviceStatus => ({
-    name,
-    type: 'rng',
-    transport: 'user',
-    backEnd: { kind: 'own', socket: `${path}/${name}.sock`, process: null, group: null },
-    presentation: null,
-    state: 'ready',
-    note: 'a "name": "of" no device',
-    queues: 1,
-    requests: 0,
-    errors: 0,
-    bytesRead: 0,
-    bytesWritten: 0,
-    restarts: 0,
-    uptimeMs: 0,
-  });
-  RunDirectory.open(path).writeStatus({
-    format: 1,
-    pid: process.pid,
-    runDirectory: path,
-    config: '/hal.yaml',
-    devices: [device('disk0'), device('rng-1')],
-  });
-}
 
 describe('the command', () => {
   test('another shell is refused', async () => {
@@ -79,10 +58,6 @@ describe('bash', () => {
   let bash: Completion;
   beforeAll(async () => {
     bash = await Completion.open('bash');
-    mkdirSync(`${bash.folder}/images`);
-    writeFileSync(`${bash.folder}/images/my disk.img`, '');
-    writeFileSync(`${bash.folder}/hal.yaml`, '');
-    makeRunDirectory(`${bash.folder}/run`);
   });
   afterAll(() => bash.close());
 
@@ -174,18 +149,43 @@ describe('bash', () => {
     expect(complete('restart', '--run-dir', 'images', '')).toEqual([]);
   });
 
-  test('a key press', (context) => {
+  test('key presses', (context) => {
     if (!hasProgram('script')) return context.skip('the program script is not here');
-    const words = ['--norc', '--noprofile', '-i'];
     const keys = [
-      `source '${bash.script}'; vlo() { printf '<%s>' "$@"; echo; }`,
-      'vlo ser\tbl\t--engine=th\t--blk-f\timages/m\t',
+      `source vlo.bash; vlo() { printf '<%s' "$1"; printf '><%s' "\${@:2}"; echo '>'; }`,
+      ...KEY_PRESSES.map(([line]) => line),
+      // bash cuts words at the equals sign.
+      'vlo serve blk --engine=th\t--blk-f\timages/m\t',
       'exit',
     ];
-    const shell = ['-qec', `bash ${words.join(' ')}`, '/dev/null'];
+    const shell = ['-qec', 'bash --norc --noprofile -i', '/dev/null'];
     const env = { INPUTRC: '/dev/null' };
     const text = bash.run('script', shell, keys.map((line) => `${line}\n`).join(''), env);
-    const wanted = '<serve><blk><--engine=threads><--blk-file><images/my disk.img>';
-    expect(text).toContain(wanted);
+    const more = ['serve', 'blk', '--engine=threads', '--blk-file', 'images/my disk.img'];
+    expect(written(text)).toEqual([...KEY_PRESSES.map(([, words]) => words), more].map(asWritten));
+  });
+});
+
+describe('zsh', () => {
+  test('its syntax is right, and key presses', async (context) => {
+    if (!hasProgram('zsh')) return context.skip('zsh is not here');
+    const zsh = await Completion.open('zsh');
+    expect(zsh.run('zsh', ['-n', zsh.script])).toBe('');
+    const keys = KEY_PRESSES.map(([line]) => line);
+    const text = zsh.run('zsh', ['-f', '-c', ZSH_KEYS, 'zsh', 'vlo.zsh', ...keys]);
+    expect(written(text)).toEqual(KEY_PRESSES.map(([, words]) => asWritten(words)));
+    zsh.close();
+  });
+});
+
+describe('fish', () => {
+  test('its syntax is right, and what it shows', async (context) => {
+    if (!hasProgram('fish')) return context.skip('fish is not here');
+    const fish = await Completion.open('fish');
+    expect(fish.run('fish', ['-n', fish.script])).toBe('');
+    const lines = FISH_LINES.map(([line]) => line);
+    const text = fish.run('fish', ['-c', FISH_ASK, fish.script, ...lines]);
+    expect(text.split('\n').slice(0, -1)).toEqual(FISH_LINES.map(([, shown]) => shown.join('|')));
+    fish.close();
   });
 });
