@@ -56,7 +56,8 @@ _vlo_look() {
 const BODY = `  esac
 }
 
-# Names of the devices of a running HAL, whose run directory is $1.
+# Names of the devices of a running HAL, whose run directory is $1. Nothing else gets through:
+# compgen evaluates words as a shell does.
 _vlo_devices() {
   local line
   [[ -r $1/status.json ]] || return
@@ -81,10 +82,10 @@ _vlo_reply() {
 }
 
 _vlo() {
-  local command=vlo current=\${COMP_WORDS[COMP_CWORD]} pending='' flag='' number=0 only='' directory='' at word
-  local commands options values IFS=$' \\t\\n'
+  local command=vlo current=\${COMP_WORDS[COMP_CWORD]} pending='' flag='' number=0 only=''
+  local directory=\${XDG_RUNTIME_DIR-}/vlo at word commands options values IFS=$' \\t\\n'
   COMPREPLY=()
-  if ((EUID == 0)); then directory=/run/vlo; else directory=$XDG_RUNTIME_DIR/vlo; fi
+  ((EUID == 0)) && directory=/run/vlo
   for ((at = 1; at < COMP_CWORD; at++)); do
     word=\${COMP_WORDS[at]}
     if [[ -n $pending && $word == '=' ]]; then continue; fi # bash cuts --option=value in three.

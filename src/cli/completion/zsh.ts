@@ -69,10 +69,10 @@ const HEAD = `#compdef vlo
 
 # Names of the devices of a running HAL.
 _vlo_devices() {
-  local directory=\${XDG_RUNTIME_DIR}/vlo line
+  local directory=\${XDG_RUNTIME_DIR-}/vlo line
   local -a names
   ((EUID == 0)) && directory=/run/vlo
-  [[ -n \${opt_args[--run-dir]} ]] && directory=\${~opt_args[--run-dir]}
+  [[ -n \${opt_args[--run-dir]-} ]] && directory=\${~opt_args[--run-dir]}
   [[ -r $directory/status.json ]] || return 1
   while read -r line; do
     [[ $line == '"name": "'* ]] && names+=(\${\${line#*: \\"}%%\\"*})
