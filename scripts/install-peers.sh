@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs the programs of others that the peer tests run against, into one folder:
 #   root/            a Debian trixie tree without maintainer scripts, used as a chroot: QEMU,
-#                    qemu-img with libblkio, nbdkit, virtiofsd, passt, fio, and the programs of
-#                    ext4, btrfs and FUSE
+#                    qemu-img with libblkio, nbdkit, virtiofsd, passt, fio, zsh, fish, and the
+#                    programs of ext4, btrfs and FUSE
 #   root/opt/uml/    User-Mode Linux (sid) with its virtio modules
 #   root/opt/guest/  a Debian kernel and an initramfs for QEMU guests
 # The folder is $VLO_PEERS, else /var/cache/virtio-loopback/peers. Everything comes by package name
@@ -15,14 +15,14 @@ set -euo pipefail
 # shellcheck disable=SC2016 # lines in single quotes are for mmdebstrap's shell
 
 # Count up when the recipe changes: the stamp no longer fits then, and the folder is built anew.
-RECIPE=5
+RECIPE=6
 PEERS=${VLO_PEERS:-/var/cache/virtio-loopback/peers}
 HOST_PACKAGES=(mmdebstrap e2fsprogs util-linux kmod xz-utils cpio gzip)
 HOST_COMMANDS=(mmdebstrap e2fsck debugfs unshare setpriv depmod modprobe xz cpio gzip)
 PEER_PACKAGES=(
   qemu-utils qemu-block-extra qemu-system-common qemu-system-x86 seabios ipxe-qemu
   fio nbdkit libnbd-bin virtiofsd passt
-  btrfs-progs fuse3
+  btrfs-progs fuse3 zsh fish
   bash coreutils diffutils e2fsprogs findutils gawk grep iproute2 kmod libc-bin mount procps sed
   util-linux busybox-static
 )
@@ -30,7 +30,7 @@ PEER_FILES=(
   usr/bin/qemu-img usr/bin/qemu-io usr/bin/qemu-storage-daemon usr/bin/qemu-system-x86_64
   usr/bin/nbdkit usr/bin/nbdcopy usr/bin/nbdinfo usr/bin/fio usr/libexec/virtiofsd usr/bin/passt
   usr/sbin/mkfs.ext4 usr/sbin/e2fsck usr/sbin/losetup usr/bin/fusermount3
-  usr/bin/btrfs usr/sbin/mkfs.btrfs
+  usr/bin/btrfs usr/sbin/mkfs.btrfs usr/bin/zsh usr/bin/fish
   usr/bin/busybox opt/uml/linux opt/uml/modules/virtio_blk.ko opt/uml/init
   opt/guest/vmlinuz opt/guest/initramfs.gz
 )

@@ -36,7 +36,7 @@ interface LineReply {
   readonly trigger: string;
 }
 
-const EDGES: readonly string[] = ['rising', 'falling', 'both'];
+export const EDGES: readonly string[] = ['rising', 'falling', 'both'];
 
 /** Adds the command with its four subcommands. */
 export function addGpio(program: Command): void {

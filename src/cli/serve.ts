@@ -1,11 +1,12 @@
 /** `vlo serve TYPE`: one back end, as QEMU's back-end program conventions ask. */
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { DEVICES } from '../devices/catalog.js';
 import { VloError } from '../errors.js';
 import {
   type AnyDeviceDefinition,
   DeviceProcess,
   type OptionArgument,
+  optionDomain,
   POLL_US_DEFAULT,
   POLL_US_MAX,
 } from '../kit/index.js';
@@ -25,16 +26,6 @@ interface ServeOptions {
   readonly [option: string]: unknown;
 }
 
-const COMMON_KEYS = [
-  'socketPath',
-  'fd',
-  'client',
-  'printCapabilities',
-  'packed',
-  'inOrder',
-  'pollUs',
-  'trace',
-];
 /** Which way a traced message went, seen from here. */
 const ARROW = { frontEnd: '<', backEnd: '>' } as const;
 
@@ -106,24 +97,22 @@ function wholeNumber(text: string, flag: string, max: number): number {
 }
 
 /** Picks the device's own options and turns digits into numbers where its schema wants numbers. */
-function deviceOptions(device: AnyDeviceDefinition, options: ServeOptions): object {
+export function deviceOptions(
+  device: AnyDeviceDefinition,
+  options: Readonly<Record<string, unknown>>,
+): object {
   const own: Record<string, unknown> = {};
-  for (const [key, value] of Object.entries(options)) {
-    if (COMMON_KEYS.includes(key)) continue;
+  for (const [key, { flags }] of Object.entries<OptionArgument>(device.arguments)) {
+    const option = new Option(flags);
+    const given = options[option.attributeName()];
+    // Commander turns these around: `--no-grab` makes `grab` false, which is true without it.
+    const value = option.negate ? given === false : given;
+    if (value === undefined) continue;
     const isNumeric = typeof value === 'string' && /^\d+$/.test(value);
-    own[key] = isNumeric && wantsNumber(device, key) ? Number(value) : value;
+    const wantsNumber = optionDomain(device, key).type === 'number';
+    own[key] = isNumeric && wantsNumber ? Number(value) : value;
   }
   return own;
-}
-
-function wantsNumber(device: AnyDeviceDefinition, key: string): boolean {
-  let schema = device.options.entries[key] as {
-    type?: string;
-    wrapped?: unknown;
-    pipe?: unknown[];
-  };
-  while (schema.wrapped !== undefined) schema = schema.wrapped as typeof schema;
-  return schema.type === 'number';
 }
 
 async function serveDevice(device: AnyDeviceDefinition, options: ServeOptions): Promise<void> {

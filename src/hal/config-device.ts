@@ -49,18 +49,6 @@ const IMAGE_KEYS = ['image', 'size'];
 
 /** The option that `image` stands for. */
 const IMAGE_OPTION = 'blkFile';
-/** Options that name a file: a relative one is relative to the folder of the file of devices. */
-const PATH_OPTIONS: readonly string[] = [
-  IMAGE_OPTION,
-  'filename',
-  'path',
-  'evdevPath',
-  'control',
-  'script',
-  'state',
-  'playbackFile',
-  'captureFile',
-];
 
 /** What valibot says of a wrong type where the device has no words of its own. */
 const TYPE_DOMAINS: Readonly<Record<string, string>> = {
@@ -417,7 +405,7 @@ export class DeviceReader {
       const entry = name === IMAGE_OPTION ? this.imageEntry(keys) : keys.get(kebabCase(name));
       if (entry === undefined) continue;
       const value = this.document.plain(entry);
-      const isPath = PATH_OPTIONS.includes(name) && typeof value === 'string';
+      const isPath = definition.arguments[name]?.isPath === true && typeof value === 'string';
       options[name] = isPath ? (this.path(entry) ?? value) : value;
       entries.set(name, entry);
     }

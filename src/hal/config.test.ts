@@ -3,9 +3,9 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { DEVICES } from '../devices/catalog.js';
 import { VloError } from '../errors.js';
-import { parseOptions } from '../kit/index.js';
+import { type OptionArgument, parseOptions } from '../kit/index.js';
 import { ConfigError, parseConfig } from './config.js';
-import { parseDuration, parseSize } from './config-values.js';
+import { kebabCase, parseDuration, parseSize } from './config-values.js';
 
 const TYPES = `types: ${DEVICES.map(({ name }) => name).join(', ')}`;
 const FILE = '/etc/devices/hal.yaml';
@@ -90,6 +90,18 @@ describe('a valid file', () => {
       image: null,
     });
   });
+
+  test.each(DEVICES.map((device) => [device.name, device] as const))(
+    'the paths of %s are those that its options say',
+    (type, device) => {
+      const args = Object.entries<OptionArgument>(device.arguments);
+      const keys = args.filter(([, { isPath }]) => isPath).map(([key]) => key);
+      const lines = keys.map((key) => `    ${kebabCase(key)}: x\n`).join('');
+      const { devices } = parseConfig(`devices:\n  a:\n    type: ${type}\n${lines}`, FILE);
+      const wanted = Object.fromEntries(keys.map((key) => [key, '/etc/devices/x']));
+      expect(devices[0]?.source).toMatchObject({ options: wanted });
+    },
+  );
 
   test('how a device is run, its group and its restarts', () => {
     expect(byName.get('d')).toMatchObject({

@@ -299,6 +299,22 @@ describe('the user transport', () => {
     expect(loadable).toMatchObject({ state: 'no', command: 'modprobe vcan' });
   });
 
+  test('uinput is given to one user, as who has it can type for everybody', async () => {
+    const path = '/dev/uinput';
+    expect(await resultOn(fakeMachine(), 'uinput')).toMatchObject({ state: 'yes', detail: path });
+    const openErrors = { [path]: 'EACCES' };
+    expect(await resultOn(userMachine({ openErrors }), 'uinput')).toMatchObject({
+      state: 'no',
+      command: `sudo chown 1000 ${path}`,
+    });
+    const absent = { [path]: 'ENOENT' };
+    const without = await resultOn(fakeMachine({ openErrors: absent }), 'uinput');
+    expect(without.detail).toContain('this kernel comes without the module uinput');
+    const files = { [MODULES]: 'kernel/drivers/input/misc/uinput.ko:\n' };
+    const loadable = await resultOn(fakeMachine({ openErrors: absent, files }), 'uinput');
+    expect(loadable).toMatchObject({ state: 'no', command: 'modprobe uinput' });
+  });
+
   test('TAP and loop devices need rights beyond their device files', async () => {
     const report = await examine(userMachine());
     expect(resultOf(report, 'tap')).toMatchObject({

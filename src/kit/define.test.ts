@@ -2,7 +2,7 @@
 import * as v from 'valibot';
 import { describe, expect, test } from 'vitest';
 import { VloError } from '../errors.js';
-import { DeviceProcess, defineDevice, parseOptions } from './index.js';
+import { DeviceProcess, defineDevice, optionDomain, parseOptions } from './index.js';
 
 const definition = defineDevice({
   name: 'probe',
@@ -11,10 +11,12 @@ const definition = defineDevice({
   options: v.object({
     imageFile: v.string('a path is needed'),
     queueCount: v.optional(v.pipe(v.number('a number is needed'), v.minValue(1, 'at least 1')), 2),
+    mode: v.nullish(v.optional(v.picklist(['fast', 'safe'])), 'safe'),
   }),
   arguments: {
     imageFile: { flags: '-i, --image-file <path>', description: 'the image' },
     queueCount: { flags: '--queue-count <count>', description: 'number of queues' },
+    mode: { flags: '--mode <name>', description: 'how' },
   },
   queues: [{ name: 'requestq', sizeMax: 64 }],
   open: () => ({ features: 0n, handlers: { requestq: () => {} }, close: () => {} }),
@@ -30,8 +32,19 @@ function refusal(options: unknown): VloError {
 }
 
 describe('options', () => {
+  test('what they take is read from the schema', () => {
+    expect(optionDomain(definition, 'imageFile')).toEqual({ type: 'string', choices: [] });
+    expect(optionDomain(definition, 'queueCount')).toEqual({ type: 'number', choices: [] });
+    const mode = { type: 'picklist', choices: ['fast', 'safe'] };
+    expect(optionDomain(definition, 'mode')).toEqual(mode);
+  });
+
   test('defaults are filled in', () => {
-    expect(parseOptions(definition, { imageFile: 'a' })).toEqual({ imageFile: 'a', queueCount: 2 });
+    expect(parseOptions(definition, { imageFile: 'a' })).toEqual({
+      imageFile: 'a',
+      queueCount: 2,
+      mode: 'safe',
+    });
   });
 
   test.each([

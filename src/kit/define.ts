@@ -115,6 +115,11 @@ export interface OptionArgument {
   readonly flags: string;
   /** One line of help. */
   readonly description: string;
+  /**
+   * The value names a file: in a file of devices a relative one is relative to its folder, and
+   * shells complete it with files.
+   */
+  readonly isPath?: boolean;
 }
 
 /** A schema whose output is an object of options. */
@@ -172,6 +177,27 @@ export function defineDevice<
     );
   }
   return definition;
+}
+
+/** What an option of a device takes. */
+export interface OptionDomain {
+  /** Kind of the value as valibot names it, without what says that it may be left out. */
+  readonly type: string;
+  /** All values, where they are a list. */
+  readonly choices: readonly string[];
+}
+
+/** Reads from a device's schema what one of its options takes. */
+export function optionDomain(definition: AnyDeviceDefinition, key: string): OptionDomain {
+  interface Schema {
+    readonly type: string;
+    readonly options?: readonly string[];
+    readonly wrapped?: Schema;
+  }
+  let schema: Schema = definition.options.entries[key];
+  while (schema.wrapped !== undefined) schema = schema.wrapped;
+  const { type, options = [] } = schema;
+  return { type, choices: type === 'picklist' ? options : [] };
 }
 
 /**

@@ -1,5 +1,5 @@
 /** The `vlo` command as users and QEMU meet it: output, exit status, descriptors, signals. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -76,7 +76,7 @@ test('help has examples, and version is the package’s', async () => {
 test('help lists all commands, and each has its own', async () => {
   const { status, out, err } = await run('--help');
   expect([status, err]).toEqual([0, '']);
-  const commands = ['up', 'down', 'status', 'restart', 'attach', 'serve', 'doctor'];
+  const commands = ['up', 'down', 'status', 'restart', 'attach', 'serve', 'doctor', 'completion'];
   for (const command of commands) expect(out).toMatch(new RegExp(`^  ${command}\\b`, 'm'));
   // Without a command the same text is an error.
   expect(await run()).toMatchObject({ status: 2, out: '', err: expect.stringContaining(out) });
@@ -86,6 +86,14 @@ test('help lists all commands, and each has its own', async () => {
     expect(help.out).toContain(`Usage: vlo ${command} `);
     expect((await run('help', command)).out).toBe(help.out);
   }
+});
+
+test('completion prints a script that bash takes', async () => {
+  const { status, out, err } = await run('completion', 'bash');
+  expect([status, err]).toEqual([0, '']);
+  const script = `${out}\ncomplete -p vlo`;
+  const bash = spawnSync('bash', ['--norc', '--noprofile'], { input: script, encoding: 'utf8' });
+  expect(bash).toMatchObject({ status: 0, stdout: 'complete -F _vlo vlo\n', stderr: '' });
 });
 
 test('a word that is nearly a command', async () => {
@@ -125,12 +133,16 @@ test.each([
   [1, 'VLO_IMAGE_MISSING', ['serve', 'blk', '-s', 'S', '-b', 'FOLDER/none']],
   [2, 'VLO_IMAGE_TYPE', ['serve', 'blk', '-s', 'S', '-b', 'FOLDER']],
   [2, 'VLO_IMAGE_SIZE', ['serve', 'blk', '-s', 'S', '-b', 'FOLDER/odd.img']],
+  [1, 'VLO_SOURCE_ACCESS', ['serve', 'input', '-s', 'S', '--no-grab', '-p', 'FOLDER/none']],
   [1, 'VLO_SOURCE_ACCESS', ['serve', 'rng', '-s', 'S', '-f', 'FOLDER/none']],
   [2, 'VLO_SOCKET_PATH', ['serve', 'rng', '-s', 'FOLDER/none/s']],
   [2, 'VLO_SOCKET_PATH', ['serve', 'rng', '-s', 'IMAGE']],
   [2, 'VLO_SOCKET_FD', ['serve', 'rng', '--fd', '77']],
   [2, 'VLO_USAGE', ['up', '--bogus']],
   [2, 'VLO_USAGE', ['up', 'a.yaml', 'b.yaml']],
+  [2, 'VLO_USAGE', ['completion']],
+  [2, 'VLO_USAGE', ['completion', 'tcsh']],
+  [2, 'VLO_USAGE', ['completion', 'bash', 'zsh']],
   [2, 'VLO_USAGE', ['restart']],
   [2, 'VLO_USAGE', ['attach']],
   [2, 'VLO_USAGE', ['attach', 'rng']],

@@ -1,8 +1,12 @@
 /** The examples do what they say. */
 import {
+  closeSync,
+  constants,
   copyFileSync,
   lstatSync,
+  openSync,
   readFileSync,
+  readSync,
   statSync,
   truncateSync,
   writeFileSync,
@@ -87,6 +91,37 @@ test('hal-console.yaml comes up: a port between a socket and a terminal', async 
   ]);
   expect(lstatSync(hal.file('tty')).isSymbolicLink()).toBe(true);
   expect(lstatSync(hal.file('agent.sock')).isSocket()).toBe(true);
+  expect(await up.stop()).toBe(0);
+});
+
+test('hal-input.yaml comes up, and the script is played', async () => {
+  for (const name of ['hal-input.yaml', 'keys.jsonl']) copyFileSync(example(name), hal.file(name));
+  const up = hal.start('up', 'hal-input.yaml', '--run-dir', hal.runDir);
+  await up.says('run directory ');
+  const { presentation, state } = await hal.device('panel0');
+  expect(state).toBe('ready');
+  // With uinput it is a node of the kernel's.
+  if (presentation !== hal.file('run', 'panel0', 'events')) {
+    expect(presentation).toMatch(/^\/dev\/input\/event\d+$/);
+  } else {
+    const pipe = openSync(presentation, constants.O_RDONLY | constants.O_NONBLOCK);
+    let text = '';
+    const read = (): string[] => {
+      const bytes = Buffer.alloc(4096);
+      try {
+        text += bytes.toString('utf8', 0, readSync(pipe, bytes));
+      } catch (error) {
+        expect((error as NodeJS.ErrnoException).code).toBe('EAGAIN');
+      }
+      return text.split('\n').slice(0, -1);
+    };
+    const reports = ['KEY_UP', 'KEY_ENTER'].flatMap((key) =>
+      [1, 0].map((value) => JSON.stringify({ events: [['EV_KEY', key, value]] })),
+    );
+    const device = expect.stringContaining('{"device":{"name":"Panel",');
+    await expect.poll(read, { timeout: 20_000 }).toEqual([device, ...reports]);
+    closeSync(pipe);
+  }
   expect(await up.stop()).toBe(0);
 });
 

@@ -39,6 +39,7 @@ export const blk = defineDevice({
     blkFile: {
       flags: '-b, --blk-file <path>',
       description: 'image file or block device that holds the data (required)',
+      isPath: true,
     },
     readOnly: { flags: '--read-only', description: 'refuse writes, and open the image read-only' },
     numQueues: { flags: '-q, --num-queues <count>', description: 'number of request queues' },

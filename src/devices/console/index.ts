@@ -52,6 +52,7 @@ export const consoleDevice = defineDevice({
     path: {
       flags: '--path <path>',
       description: 'socket of unix, file of file, or a link to the terminal of pty',
+      isPath: true,
     },
     port: {
       flags: '-p, --port <port...>',

@@ -45,14 +45,17 @@ export const gpio = defineDevice({
     control: {
       flags: '--control <path>',
       description: 'Unix socket that takes commands for the lines of a simulated chip',
+      isPath: true,
     },
     script: {
       flags: '--script <path>',
       description: "file with commands for a simulated chip, or '-' for stdin",
+      isPath: true,
     },
     state: {
       flags: '--state <path>',
       description: 'file that keeps what the driver has set, for when this process is replaced',
+      isPath: true,
     },
   },
   examples: [

@@ -11,7 +11,7 @@ import { InputDevice } from './device.js';
 
 interface Options {
   readonly evdevPath?: string | undefined;
-  readonly grab: boolean;
+  readonly noGrab: boolean;
   readonly script?: string | undefined;
   readonly profile: ProfileName;
   readonly repeat: boolean;
@@ -25,7 +25,7 @@ function openSource(options: Options, host: DeviceHost): InputSource | Promise<I
     const message = 'input: give exactly one of --evdev-path and --script';
     throw new VloError('VLO_OPTION_INVALID', message);
   }
-  if (path !== undefined) return new EvdevSource({ path, isGrabbed: options.grab, log });
+  if (path !== undefined) return new EvdevSource({ path, isGrabbed: !options.noGrab, log });
   const description = PROFILES[options.profile];
   return openScript({ path: script!, description, isRepeated: options.repeat, log });
 }
@@ -37,7 +37,7 @@ export const input = defineDevice({
   virtioId: VIRTIO_ID.input,
   options: v.object({
     evdevPath: v.optional(v.string('a path is needed')),
-    grab: v.optional(v.boolean(), true),
+    noGrab: v.optional(v.boolean(), false),
     script: v.optional(v.string('a path is needed')),
     profile: v.optional(
       v.picklist(PROFILE_NAMES, `one of ${PROFILE_NAMES.join(', ')} is needed`),
@@ -46,11 +46,16 @@ export const input = defineDevice({
     repeat: v.optional(v.boolean(), false),
   }),
   arguments: {
-    evdevPath: { flags: '-p, --evdev-path <path>', description: 'event device: /dev/input/event5' },
-    grab: { flags: '-n, --no-grab', description: 'leave the events to other programs as well' },
+    evdevPath: {
+      flags: '-p, --evdev-path <path>',
+      description: 'event device: /dev/input/event5',
+      isPath: true,
+    },
+    noGrab: { flags: '-n, --no-grab', description: 'leave the events to other programs as well' },
     script: {
       flags: '--script <path>',
       description: 'file, named pipe, or - (standard input) with a JSON object on each line',
+      isPath: true,
     },
     profile: {
       flags: '--profile <name>',

@@ -27,7 +27,11 @@ export const rng = defineDevice({
     period: v.optional(positive('a number of milliseconds', TIMER_MS_MAX), 60_000),
   }),
   arguments: {
-    filename: { flags: '-f, --filename <path>', description: 'file or device to read from' },
+    filename: {
+      flags: '-f, --filename <path>',
+      description: 'file or device to read from',
+      isPath: true,
+    },
     maxBytes: {
       flags: '-m, --max-bytes <count>',
       description: 'most bytes handed out in a period (default: no limit)',

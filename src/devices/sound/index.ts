@@ -93,8 +93,13 @@ export const sound = defineDevice({
     playbackFile: {
       flags: '--playback-file <path>',
       description: 'WAV file to write; {stream} and {take} stand for their numbers',
+      isPath: true,
     },
-    captureFile: { flags: '--capture-file <path>', description: 'WAV file to record from' },
+    captureFile: {
+      flags: '--capture-file <path>',
+      description: 'WAV file to record from',
+      isPath: true,
+    },
     loop: { flags: '--loop', description: 'begin the file to record from again at its end' },
     playbackCommand: {
       flags: '--playback-command <command>',
@@ -108,6 +113,7 @@ export const sound = defineDevice({
     control: {
       flags: '--control <path>',
       description: "Unix socket that takes 'jack NUMBER on|off' and 'status'",
+      isPath: true,
     },
   },
   examples: [
