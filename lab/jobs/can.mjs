@@ -6,7 +6,15 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { HEARD_AFTER, heard, link, measure, send, statistic } from './support/can-tools.mjs';
+import {
+  addBus,
+  HEARD_AFTER,
+  heard,
+  link,
+  measure,
+  send,
+  statistic,
+} from './support/can-tools.mjs';
 import { check, fact } from './support/checks.mjs';
 import { run, start, waitFor } from './support/programs.mjs';
 import { attach, folder, serve, VLO, waitForNoDevices } from './support/stand.mjs';
@@ -118,7 +126,7 @@ async function interfaceAway(bus, can, device) {
   if (!error.startsWith('20000004#')) throw new Error(`heard ${error}`);
   const before = device.stderr.length;
   await run(['ip', 'link', 'del', bus]);
-  await run(['ip', 'link', 'add', bus, 'type', 'vcan']);
+  await addBus(bus);
   await link(bus, 'up');
   await waitFor(() => /is up again/.test(device.stderr.slice(before)), 'interface that is back');
   await exchange(can, bus);
@@ -215,7 +223,7 @@ export default async function can() {
     await run(['insmod', join(RUN, 'virtio_can.ko')]);
     await insertModule();
     for (const name of ['vcan0', 'vcan1']) {
-      await run(['ip', 'link', 'add', name, 'type', 'vcan']);
+      await addBus(name);
       await link(name, 'up');
     }
   });

@@ -189,17 +189,17 @@ async function compareWithTerminal() {
   const file = join(console.place, 'data');
   await run(['dd', 'if=/dev/zero', `of=${file}`, 'bs=1M', `count=${RATE_SIZE / MIB}`]);
   const write = (to) => run(['dd', `if=${file}`, `of=${to}`, `bs=${BLOCK}`]);
-  const count = `head -c ${RATE_SIZE} | wc -c`;
+  const count = (from) => `head -c ${RATE_SIZE} ${from} | wc -c`;
   const rates = { port: [], terminal: [] };
   for (let round = 0; round < 3; round += 1) {
-    const reader = start(['sh', '-c', `${count} <"$1"`, 'sh', console.path('rate')]);
+    const reader = start(['sh', '-c', count('"$1"'), 'sh', console.path('rate')]);
     // The terminal is looked at now and then: the port is open soon after.
     await waitFor(() => isOpen(console.node), 'open port');
     rates.port.push(await timed(() => Promise.all([write(console.node), reader.ended])));
     if (reader.stdout.trim() !== `${RATE_SIZE}`) throw new Error(`${reader.stdout} bytes`);
     const terminal = openTerminal();
     const stdio = [terminal.fd.number, 'pipe', 'pipe'];
-    const other = start(['sh', '-c', count], { stdio });
+    const other = start(['sh', '-c', count('')], { stdio });
     rates.terminal.push(await timed(() => Promise.all([write(terminal.path), other.ended])));
     terminal.close();
     if (other.stdout.trim() !== `${RATE_SIZE}`) throw new Error(`${other.stdout} bytes`);

@@ -24,7 +24,6 @@ const FORMATS = {
   S24_3LE: [1, 3],
   S32_LE: [1, 4],
   FLOAT_LE: [3, 4],
-  MU_LAW: [7, 1],
 };
 
 /** Writes a WAV file of random frames. */
@@ -149,7 +148,6 @@ async function look(card) {
 async function playFormats(card) {
   const kinds = [
     { format: 'U8', rate: 8000, channels: 1 },
-    { format: 'MU_LAW', rate: 8000, channels: 1 },
     { format: 'S24_3LE', rate: 44100, channels: 2 },
     { format: 'S32_LE', rate: 96000, channels: 2 },
     { format: 'FLOAT_LE', rate: 192000, channels: 2 },

@@ -9,6 +9,15 @@ export const HEARD_AFTER = 500;
 const HEAR_MS = 20_000;
 const SETTLE_MS = 200;
 
+const FD_MTU = 72;
+
+/**
+ * Makes an interface that carries classic and FD frames. By itself it would be one for CAN XL as
+ * well, which cansend takes for one without FD.
+ */
+export const addBus = (name) =>
+  run(['ip', 'link', 'add', name, 'mtu', `${FD_MTU}`, 'type', 'vcan']);
+
 /** Sets an interface up or down. */
 export const link = (name, state) => run(['ip', 'link', 'set', name, state]);
 

@@ -89,9 +89,12 @@ export class ScriptPipe {
   }
 }
 
-/** Writes an event as a program does: sets a LED. */
+/**
+ * Writes an event as a program does: sets a LED. With the end of its report, or the kernel would
+ * show it to readers with the next one.
+ */
 export function writeEvent(node, type, code, value) {
-  const bytes = Buffer.alloc(EVENT_SIZE);
+  const bytes = Buffer.alloc(2 * EVENT_SIZE);
   bytes.writeUInt16LE(type, 16);
   bytes.writeUInt16LE(code, 18);
   bytes.writeInt32LE(value, 20);

@@ -179,6 +179,9 @@ export class SoundDevice {
     if (reader.remaining < 4) return SND_S.BAD_MSG;
     const stream = this.streams[reader.readU32()];
     if (stream === undefined) return SND_S.BAD_MSG;
+    const isSetUp = code === SND_R.PCM_SET_PARAMS || code === SND_R.PCM_PREPARE;
+    // Linux leaves RELEASE out after an xrun, when no message of the stream is under way.
+    if (isSetUp && stream.state === 'stopped') stream.release();
     if (code === SND_R.PCM_RELEASE) stream.release();
     else if (!ALLOWED[code]!.includes(stream.state)) return SND_S.BAD_MSG;
     else if (code === SND_R.PCM_SET_PARAMS) return this.setParams(stream, reader);
