@@ -15,9 +15,9 @@ const share = (tag, path, mode) => [
 
 /**
  * QEMU's command line. The guest has no disk, network or other virtio device of QEMU's that one
- * could take for ours: only shared folders, and two serial ports.
+ * could take for ours: only shared folders, two serial ports, and what the job has on the host.
  */
-function commandLine({ kernel, run, packages, memory, cpus }) {
+function commandLine({ kernel, run, packages, memory, cpus, machine }) {
   const { qemu, console } = ARCHITECTURES[kernel.arch];
   const tree = part('qemu', 'tree');
   // The tree's own loader and libraries: QEMU runs without a chroot, and so sees all paths.
@@ -52,6 +52,7 @@ function commandLine({ kernel, run, packages, memory, cpus }) {
     ...share('project', join(run, 'project'), ',readonly=on'),
     ...share('packages', packages, ',readonly=on'),
     ...share('run', join(run, 'guest'), ''),
+    ...machine.arguments(memory),
   ];
 }
 
@@ -76,7 +77,8 @@ const SIGNALS = ['SIGHUP', 'SIGINT', 'SIGTERM'];
 /**
  * Starts the guest and waits for its end.
  * @param {{ kernel: import('./module.mjs').Kernel, run: string, packages: string, memory: number,
- *   cpus: number, timeout: number, interactive: boolean }} options `timeout` in seconds, 0: none
+ *   cpus: number, timeout: number, interactive: boolean, machine: import('./machine.mjs').Machine
+ *   }} options `timeout` in seconds, 0: none
  * @returns {Promise<string | null>} why it ended too early, or null
  */
 export async function runGuest(options) {

@@ -12,6 +12,7 @@ import {
 import { join, resolve } from 'node:path';
 import { readIfThere, runGuest } from './guest.mjs';
 import { findFaults, findLeaks, mergeLogs } from './kernel-log.mjs';
+import { Machine } from './machine.mjs';
 import { buildDriver, buildModule, driversFor, hasModule } from './module.mjs';
 import { LAB, needPackages, PROJECT, progress, secondsSince } from './places.mjs';
 import { addToReport } from './report.mjs';
@@ -104,8 +105,19 @@ function countChecks(text) {
   return words.join(', ');
 }
 
+/** The guest, and the device processes that it has on the host: how they ended. */
+async function runMachine(job, guest) {
+  const machine = await Machine.start(job, guest.run);
+  try {
+    const tooEarly = await runGuest({ ...guest, machine });
+    return { tooEarly, complaints: await machine.end() };
+  } finally {
+    await machine.end();
+  }
+}
+
 /** Looks at what the guest left behind; true when all is well. */
-function judge(run, kernel, { job, report }, tooEarly, started) {
+function judge(run, kernel, { job, report }, { tooEarly, complaints }, started) {
   const console = readIfThere(join(run, 'console.log'));
   const log = mergeLogs(console, readIfThere(join(run, 'guest/kernel.log')));
   writeFileSync(join(run, 'kernel.log'), `${log}\n`);
@@ -115,13 +127,15 @@ function judge(run, kernel, { job, report }, tooEarly, started) {
   if (tooEarly !== null || status === '') {
     process.stdout.write(`FAIL guest: ${tooEarly ?? 'it ended before the job did'}\n`);
   }
+  for (const complaint of complaints) process.stdout.write(`FAIL device: ${complaint}\n`);
   // The story of a fault has told what happened already.
   if (status === '' && faults.length === 0) {
     const tail = console.trimEnd().split(/\r?\n/).slice(-CONSOLE_TAIL);
     process.stdout.write(`     the console's last lines:\n     ${tail.join('\n     ')}\n`);
   }
   const results = readIfThere(join(run, 'guest/results.json'));
-  const isGood = tooEarly === null && status === '0' && faults.length === 0;
+  const isQuiet = faults.length === 0 && complaints.length === 0;
+  const isGood = tooEarly === null && status === '0' && isQuiet;
   const facts = [
     countChecks(results),
     status === '0' || status === '' ? '' : `status ${status}`,
@@ -157,8 +171,7 @@ export async function runJob(kernel, options) {
     if (isShell && !interactive) progress('no terminal: the shell reads nothing; use --command');
     const { memory, cpus, timeout } = options;
     const guest = { kernel, run, packages, memory, cpus, timeout, interactive };
-    const tooEarly = await runGuest(guest);
-    return judge(run, kernel, options, tooEarly, started);
+    return judge(run, kernel, options, await runMachine(options.job, guest), started);
   } finally {
     rmSync(join(run, 'project'), { recursive: true, force: true });
   }

@@ -8,32 +8,25 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { check, fact } from './support/checks.mjs';
 import { Control, KernelChip } from './support/gpio-chip.mjs';
+import {
+  EDGE_MS,
+  edgesOf,
+  expectEqual,
+  get,
+  info,
+  monitor,
+  SIMULATED,
+  useSimulatedChip,
+  watchEdges,
+} from './support/libgpiod.mjs';
 import { run, start, waitFor } from './support/programs.mjs';
 import { attach, folder, serve, waitForNoDevices } from './support/stand.mjs';
 import { insertModule, modprobe, RUN, removeModule } from './support/system.mjs';
 
 const SLOW_MS = 200_000;
-/** Long enough for an edge to pass all of the way, and for its interrupt to be unmasked again. */
-const EDGE_MS = 150;
 const ROUNDS = 300;
 /** Measured through the device process; the next one is the input, then come the kernel's own. */
 const OUTPUT_LINE = 4;
-
-/** What libgpiod's gpioinfo says of a line. */
-async function info(chip, line) {
-  const { stdout } = await run(['gpioinfo', '-c', chip, `${line}`]);
-  return stdout;
-}
-
-const get = async (chip, line) => {
-  const { stdout } = await run(['gpioget', '--numeric', '-c', chip, `${line}`]);
-  return Number(stdout);
-};
-
-function expectEqual(seen, wanted, what) {
-  const [a, b] = [seen, wanted].map((value) => JSON.stringify(value));
-  if (a !== b) throw new Error(`${what}: ${a} instead of ${b}`);
-}
 
 /** A device process and its chip in the kernel. */
 async function bringUp(options) {
@@ -58,79 +51,16 @@ async function bringUp(options) {
   return stand;
 }
 
-/** gpiomon on a line, watching; its edges so far as 1 (rising) and 2. */
-async function monitor(chip, line, count, edges = 'both') {
-  const program = start([
-    ...['gpiomon', '-c', chip, '--edges', edges, '--num-events', `${count}`],
-    ...['--format', '%e', `${line}`],
-  ]);
-  await waitFor(
-    async () => {
-      if (program.status !== null) throw new Error(`gpiomon ended: ${program.stderr}`);
-      return /edges=/.test(await info(chip, line));
-    },
-    'edge detection of gpiomon',
-    30_000,
-  );
-  return program;
-}
-
-async function edgesOf(program) {
-  await Promise.race([program.ended, sleep(20_000)]);
-  if (program.status === null) throw new Error(`gpiomon waits on; it saw '${program.stdout}'`);
-  return program.stdout.trim().split(/\s+/).map(Number);
-}
-
-/** Drives a line up and down, slowly, while gpiomon watches it. */
-async function watchEdges(chip, line, edges, wanted, drive) {
-  const program = await monitor(chip, line, wanted.length, edges);
-  await sleep(EDGE_MS);
-  for (const value of [1, 0, 1, 0]) {
-    await drive(value);
-    await sleep(EDGE_MS);
-  }
-  expectEqual(await edgesOf(program), wanted, `${edges} edges`);
-}
-
 async function useSimulated() {
   const place = folder('control');
   const path = join(place, 'lines');
-  const words = ['--device-list', 's8', '--names', 'led,button,,in', '--control', path];
+  const words = [...SIMULATED, '--control', path];
   const { chip, end } = await bringUp(words);
   const control = new Control(path);
-  const { stdout: list } = await run(['gpiodetect']);
-  if (!new RegExp(`${chip} \\[.*\\] \\(8 lines\\)`).test(list)) throw new Error(list);
-  for (const [line, name] of [
-    [0, '"led"'],
-    [1, '"button"'],
-    [2, 'unnamed'],
-    [3, '"in"'],
-  ]) {
-    const row = await info(chip, line);
-    if (!row.includes(name)) throw new Error(`line ${line} is '${row}'`);
-  }
-  const holder = start(['gpioset', '-c', chip, 'led=1']);
-  await waitFor(async () => (await control.say('get led')).values[0] === 1, 'lit LED', 20_000);
-  if (!/output/.test(await info(chip, 0))) throw new Error('the LED is no output');
-  await holder.stop();
-  const [led] = (await control.say('info')).lines;
-  expectEqual(led.direction, 'none', 'direction after gpioset');
-  await control.say('set button=1');
-  expectEqual(await get(chip, 'button'), 1, 'button');
-  await control.say('set button=0');
-  expectEqual(await get(chip, 'button'), 0, 'button');
-  const drive = (value) => control.say(`set button=${value}`);
-  await watchEdges(chip, 'button', 'both', [1, 2, 1, 2], drive);
-  await watchEdges(chip, 'button', 'rising', [1, 1], drive);
-  await watchEdges(chip, 'button', 'falling', [2, 2], drive);
-  await control.say('wire led in');
-  const program = await monitor(chip, 'in', 5);
-  await run(['gpioset', '-c', chip, '-t', '200ms,200ms,200ms,200ms,0', 'led=1']);
-  const edges = await edgesOf(program);
-  expectEqual(edges, [1, 2, 1, 2, 1], 'edges over a wire');
+  const done = await useSimulatedChip(chip, control);
   control.close();
   await end();
-  return `${chip}: names, set, get, edges of all kinds`;
+  return done;
 }
 
 /** The same over a chip that the kernel believes in. */

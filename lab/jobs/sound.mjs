@@ -3,8 +3,7 @@
  * arecord records, jacks, streams at the same time, and a device that dies under a player.
  */
 
-import { randomBytes } from 'node:crypto';
-import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { check, fact } from './support/checks.mjs';
@@ -12,40 +11,11 @@ import { run, start, waitFor } from './support/programs.mjs';
 import { frameTimes, spread } from './support/sound-times.mjs';
 import { attach, folder, serve, waitForNoDevices } from './support/stand.mjs';
 import { ARCH, insertModule, KERNEL, modprobe, removeModule } from './support/system.mjs';
+import { difference, HEADER_SIZE, writeWav } from './support/wav.mjs';
 
 const HAS_BOUNCE = !(ARCH === 'riscv64' && KERNEL.startsWith('6.12'));
 const LOOPBACK = ['--transport', 'loopback', ...(HAS_BOUNCE ? [] : ['--memory', 'direct'])];
 const CHECK = { timeout: ARCH === 'x86-64' ? 120_000 : 300_000 };
-const HEADER_SIZE = 44;
-/** Formats of a WAV file: tag and bytes of a sample. */
-const FORMATS = {
-  U8: [1, 1],
-  S16_LE: [1, 2],
-  S24_3LE: [1, 3],
-  S32_LE: [1, 4],
-  FLOAT_LE: [3, 4],
-};
-
-/** Writes a WAV file of random frames. */
-function writeWav(path, { format = 'S16_LE', rate = 48000, channels = 2, frameCount }) {
-  const [tag, width] = FORMATS[format];
-  const size = frameCount * channels * width;
-  const header = Buffer.alloc(HEADER_SIZE);
-  header.write('RIFF', 0, 'latin1');
-  header.writeUInt32LE(size + 36, 4);
-  header.write('WAVEfmt ', 8, 'latin1');
-  header.writeUInt32LE(16, 16);
-  header.writeUInt16LE(tag, 20);
-  header.writeUInt16LE(channels, 22);
-  header.writeUInt32LE(rate, 24);
-  header.writeUInt32LE(rate * channels * width, 28);
-  header.writeUInt16LE(channels * width, 32);
-  header.writeUInt16LE(width * 8, 34);
-  header.write('data', 36, 'latin1');
-  header.writeUInt32LE(size, 40);
-  writeFileSync(path, Buffer.concat([header, randomBytes(size)]));
-  return path;
-}
 
 /** A sound card in service: its processes, its number, and its control socket. */
 class Card {
@@ -117,14 +87,6 @@ class Card {
     if ((await this.adapter.stop()) !== 0) throw new Error(this.adapter.stderr);
     await this.device.stop();
   }
-}
-
-/** Where two files differ. */
-function difference(sent, heard) {
-  const end = Math.min(sent.length, heard.length);
-  let at = 0;
-  while (at < end && sent[at] === heard[at]) at += 1;
-  return `${heard.length} bytes of ${sent.length}; they differ from byte ${at} on`;
 }
 
 /** What the kernel made of the device. */
