@@ -1,7 +1,7 @@
 /**
  * The guest as a virtual machine of our device processes: they run on the host, QEMU is their front
- * end (vhost-user-input-pci, -gpio-pci, -snd-pci), and the kernel's own drivers find them on the PCI
- * bus, with split and with packed rings. The module is not needed.
+ * end (vhost-user-input-pci, -gpio-pci, -snd-pci), and the kernel's own drivers find them on the
+ * PCI bus, with split and with packed rings. The module is not needed.
  */
 
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
@@ -22,7 +22,7 @@ const CAPS = 1;
 const RATE = 48000;
 const PERIODS = ['--period-size=960', '--buffer-size=7680'];
 
-/** One report of more events than QEMU's ring for them has entries, which is 4. */
+/** One report of many events: they arrive together. */
 const LONG_REPORT = Array.from({ length: 11 }, (_, i) => [EV.ABS, 0x35 + (i & 1), 50_000 - i]);
 
 const guestDevices = DEVICES.map((device) => new GuestDevice(device));
@@ -44,6 +44,10 @@ async function look() {
 /** Events are exactly those that the host tells. */
 async function readEvents(device, reports) {
   const reader = await Reader.open(device.node, folder('input'));
+  // A new driver is told first what the keys and axes are now.
+  const first = [EV.MSC, 4, 4711];
+  device.write(asLine([first]));
+  await reader.skipTo(first);
   device.write(...reports.map((events) => asLine(events)));
   await reader.expect(asEvents(reports), 40_000);
   await reader.close();

@@ -16,7 +16,7 @@ const probe = defineDevice({
   virtioId: 63,
   options: v.object({}),
   arguments: {},
-  queues: [{ name: 'requestq', sizeMax: 64 }],
+  queues: [{ name: 'requestq' }],
   open: () => ({ features: 0n, handlers: { requestq: () => {} }, close: () => {} }),
 });
 

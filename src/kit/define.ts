@@ -38,8 +38,6 @@ export type Handler = (request: Request, queue: ServedQueue) => HandlerResult | 
 export interface QueueDefinition {
   /** Name as the specification has it; the handler has the same name. */
   readonly name: string;
-  /** Largest number of entries; a power of two, so that it fits both layouts. */
-  readonly sizeMax: number;
   /**
    * `request` (default): each request is handed to the handler as it arrives.
    * `supply`: the driver supplies buffers that the device takes when it has something to tell.
@@ -169,13 +167,6 @@ export function defineDevice<
 >(definition: DeviceDefinition<Schema, Queues>): DeviceDefinition<Schema, Queues> {
   assert(/^[a-z][a-z0-9-]*$/.test(definition.name), `device name '${definition.name}'`);
   assert(definition.queues.length > 0, `device '${definition.name}' has no queues`);
-  for (const queue of definition.queues) {
-    const { sizeMax } = queue;
-    assert(
-      sizeMax > 0 && sizeMax <= 32768 && (sizeMax & (sizeMax - 1)) === 0,
-      `queue '${queue.name}': sizeMax has to be a power of two up to 32768`,
-    );
-  }
   return definition;
 }
 

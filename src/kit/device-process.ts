@@ -51,7 +51,6 @@ export class DeviceProcess implements BackEndDevice {
   readonly statistics: DeviceStatistics = { faults: 0, bugs: 0 };
   /** Set by whoever connects the device to a front end. */
   listener: DeviceListener | null = null;
-  readonly queueSizeMax: number;
   private device!: OpenDevice;
   private service!: QueueService;
   private readonly queueNames: string[] = [];
@@ -62,7 +61,6 @@ export class DeviceProcess implements BackEndDevice {
   private constructor(definition: AnyDeviceDefinition, runOptions: RunOptions) {
     this.definition = definition;
     this.runOptions = runOptions;
-    this.queueSizeMax = Math.max(...definition.queues.map((queue) => queue.sizeMax));
   }
 
   /**

@@ -20,10 +20,7 @@ export function device(handler: Handler, more: (host: DeviceHost) => Parts = () 
     virtioId: 63,
     options: v.object({}),
     arguments: {},
-    queues: [
-      { name: 'requestq', sizeMax: 64 },
-      { name: 'eventq', sizeMax: 64, kind: 'supply' },
-    ],
+    queues: [{ name: 'requestq' }, { name: 'eventq', kind: 'supply' }],
     open: (_options, host) => ({
       features: 0n,
       handlers: { requestq: handler },

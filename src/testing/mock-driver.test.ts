@@ -27,7 +27,7 @@ async function drive(handler: Handler, options: MockDriverOptions = {}): Promise
     virtioId: 63,
     options: v.object({}),
     arguments: {},
-    queues: [{ name: 'requestq', sizeMax: 128 }],
+    queues: [{ name: 'requestq' }],
     open: () => ({ features: 0n, handlers: { requestq: handler }, close: () => {} }),
   });
   const driver = await MockDriver.open(definition, {}, options);

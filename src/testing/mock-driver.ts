@@ -138,9 +138,8 @@ export class MockDriver {
     const host = this.queueHost();
     const wanted = this.options.queueSize ?? QUEUE_SIZE_DEFAULT;
     const used = this.device.queueDefinitions.slice(0, this.options.queueCount);
-    for (const [index, { name, sizeMax }] of used.entries()) {
-      const size = Math.min(wanted, sizeMax);
-      this.queues.push(new MockQueue(host, index, name, size, ring));
+    for (const [index, { name }] of used.entries()) {
+      this.queues.push(new MockQueue(host, index, name, wanted, ring));
     }
     for (let index = 0; index < this.queues.length; index += 1) this.startQueue(index);
   }

@@ -274,7 +274,7 @@ describe('refusals', () => {
     const bad: Promise<boolean>[] = [
       frontEnd.ack('SET_FEATURES', { value: 1n << 50n }),
       frontEnd.ack('SET_VRING_NUM', { index: 0, num: 0 }),
-      frontEnd.ack('SET_VRING_NUM', { index: 0, num: 1025 }),
+      frontEnd.ack('SET_VRING_NUM', { index: 0, num: 32769 }),
       frontEnd.ack('SET_VRING_NUM', { index: 2, num: 8 }),
       frontEnd.ack('SET_VRING_ENABLE', { index: 0, num: 2 }),
       frontEnd.ack('SET_VRING_ENABLE', { index: 77, num: 1 }),

@@ -15,8 +15,6 @@ export interface BackEndDevice {
    */
   readonly features: bigint;
   readonly queueCount: number;
-  /** Largest number of entries of a queue. */
-  readonly queueSizeMax: number;
   /** Size of the config space in bytes; 0: there is none, and CONFIG is not offered. */
   readonly configSize: number;
   /** Bytes of the config space; the range lies inside of it. */

@@ -5,7 +5,7 @@
 import { fstatSync } from 'node:fs';
 import { VloError } from '../errors.js';
 import { type Fd, unixSocketKind } from '../native/index.js';
-import { ringFeatures, STATUS } from '../virtio/index.js';
+import { QUEUE_SIZE_MAX, ringFeatures, STATUS } from '../virtio/index.js';
 import { BackEndChannel } from './back-end-channel.js';
 import type { BackEndDevice } from './back-end-device.js';
 import { LogBitmap } from './dirty-log.js';
@@ -175,8 +175,8 @@ export class BackEndState implements VringHost {
     if (queueCount < 1 || queueCount > device.queueCount) {
       throw refuse(`in-flight memory for ${queueCount} queues; there are ${device.queueCount}`);
     }
-    if (queueSize < 1 || queueSize > device.queueSizeMax) {
-      throw refuse(`in-flight memory for ${queueSize} entries; at most ${device.queueSizeMax}`);
+    if (queueSize < 1 || queueSize > QUEUE_SIZE_MAX) {
+      throw refuse(`in-flight memory for ${queueSize} entries; at most ${QUEUE_SIZE_MAX}`);
     }
     return InflightRegion.create(queueCount, queueSize, ringFeatures(this.negotiated).packed);
   }

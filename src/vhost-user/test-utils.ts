@@ -39,7 +39,6 @@ export class FakeDevice implements BackEndDevice {
   readonly name = 'fake';
   features = F.VERSION_1 | F.EVENT_IDX | F.INDIRECT_DESC | F.RING_PACKED | F.IN_ORDER | 1n;
   queueCount = 2;
-  queueSizeMax = 1024;
   configSize = 300;
   readonly config = Uint8Array.from({ length: 300 }, (_, i) => i & 0xff);
   /** Requests are taken and kept. */

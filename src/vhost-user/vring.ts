@@ -15,6 +15,7 @@ import {
   type DeviceQueueOptions,
   type MemoryMap,
   PackedDeviceQueue,
+  QUEUE_SIZE_MAX,
   type RingAreas,
   ringAreaAlignments,
   ringAreaSizes,
@@ -102,9 +103,9 @@ export class Vring {
 
   /** SET_VRING_NUM. A ring in use stops until it gets its next kick descriptor. */
   async setSize(size: number): Promise<void> {
-    const { queueSizeMax } = this.host.device;
-    if (size < 1 || size > queueSizeMax) {
-      throw this.fault(`a size of ${size}; 1 to ${queueSizeMax} are possible`);
+    // How long a ring is says the front end: QEMU's, for one, makes some longer than others do.
+    if (size < 1 || size > QUEUE_SIZE_MAX) {
+      throw this.fault(`a size of ${size}; 1 to ${QUEUE_SIZE_MAX} are possible`);
     }
     await this.reconfigure();
     this.size = size;

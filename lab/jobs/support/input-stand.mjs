@@ -30,12 +30,24 @@ export class Reader {
     return reader;
   }
 
+  /** Bytes that are left out. */
+  start = 0;
+
   get bytes() {
-    return readFileSync(this.file);
+    return readFileSync(this.file).subarray(this.start);
   }
 
   get count() {
-    return Math.floor(statSync(this.file).size / EVENT_SIZE);
+    return Math.floor((statSync(this.file).size - this.start) / EVENT_SIZE);
+  }
+
+  /** Waits for a report of one event, and leaves out all up to its end. */
+  async skipTo(event) {
+    const text = event.join(' ');
+    const find = () => this.events().findIndex((seen) => seen.slice(0, 3).join(' ') === text);
+    const at = await waitFor(() => find() + 1, `event ${text}`);
+    await waitFor(() => this.count > at, 'end of its report');
+    this.start += (at + 1) * EVENT_SIZE;
   }
 
   /** Events so far: type, code, value, and the kernel's time in seconds. */

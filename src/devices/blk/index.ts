@@ -55,7 +55,7 @@ export const blk = defineDevice({
     'truncate -s 64M disk.img && vlo serve blk --socket-path /tmp/disk.sock --blk-file disk.img',
     'vlo serve blk --socket-path /tmp/disk.sock --blk-file /dev/nvme0n1 --direct --num-queues 4',
   ],
-  queues: [{ name: 'requestq', sizeMax: 1024 }],
+  queues: [{ name: 'requestq' }],
   open(options, host) {
     let disk: FileDisk;
     try {

@@ -189,6 +189,7 @@ describe.each(LAYOUTS)('$name ring', ({ packed }) => {
     driver.supply(RXQ, [23]);
     bus.receive(2, 0, pattern(8));
     expect(await driver.nextFault()).toMatchObject({ queueIndex: RXQ, fault: { reason: 'short' } });
+    expect((await driver.nextFilled(RXQ)).bytes).toHaveLength(0);
     await driver.restartQueue(RXQ);
     driver.supply(RXQ, [80]);
     expect((await receive(driver)).id).toBe(2);

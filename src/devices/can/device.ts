@@ -46,8 +46,8 @@ import {
   STATUS_BUS_OFF,
 } from './wire.js';
 
-/** Entries of the transmit queue, and so the most frames that can be on their way. */
-export const TX_SIZE_MAX = 256;
+/** The most frames that can be on their way; more wait in the queue. */
+const PENDING_MAX = 256;
 /** How long a bus waits for a driver that takes no frames; then they are lost. */
 const STALL_MS = 100;
 /** How soon a bus that could not be joined is tried again. */
@@ -90,7 +90,7 @@ export class CanDevice implements CanListener {
   constructor(bus: CanBus, options: CanDeviceOptions) {
     this.bus = bus;
     this.options = options;
-    for (let token = TX_SIZE_MAX - 1; token >= 0; token -= 1) {
+    for (let token = PENDING_MAX - 1; token >= 0; token -= 1) {
       this.slots[token] = { request: null, queue: null };
       this.freeTokens.push(token);
     }
@@ -208,7 +208,7 @@ export class CanDevice implements CanListener {
 
   /** Answers what is on its way: of one queue, or of all. */
   private cancel(queue: ServedQueue | null): void {
-    for (let token = 0; token < TX_SIZE_MAX; token += 1) {
+    for (let token = 0; token < PENDING_MAX; token += 1) {
       const slot = this.slots[token]!;
       if (slot.request !== null && (queue === null || slot.queue === queue)) {
         this.finish(token, CAN_RESULT.NOT_OK);

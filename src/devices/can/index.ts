@@ -5,7 +5,7 @@ import { defineDevice } from '../../kit/index.js';
 import { VIRTIO_ID } from '../../virtio/index.js';
 import { SimulatedBus } from './backend-simulated.js';
 import { SocketCanBus } from './backend-socketcan.js';
-import { CanDevice, TX_SIZE_MAX } from './device.js';
+import { CanDevice } from './device.js';
 
 const BUS_DEFAULT = 'bus0';
 
@@ -42,11 +42,7 @@ export const can = defineDevice({
     'vlo serve can --socket-path /tmp/can.sock --can-devices can0',
     'vlo serve can --socket-path /tmp/can.sock --bus engine',
   ],
-  queues: [
-    { name: 'txq', sizeMax: TX_SIZE_MAX },
-    { name: 'rxq', sizeMax: 1024, kind: 'supply' },
-    { name: 'controlq', sizeMax: 64 },
-  ],
+  queues: [{ name: 'txq' }, { name: 'rxq', kind: 'supply' }, { name: 'controlq' }],
   async open({ canDevices, bus }, host) {
     if (canDevices !== undefined && bus !== undefined) {
       const message = 'can: --bus does not go with --can-devices: take one of them out';

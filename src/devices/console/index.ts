@@ -68,10 +68,10 @@ export const consoleDevice = defineDevice({
     'vlo serve console --socket-path /tmp/ports.sock --port agent,chardev=unix,path=/tmp/agent.sock',
   ],
   queues: [
-    { name: 'receiveq', sizeMax: 256, kind: 'supply' },
-    { name: 'transmitq', sizeMax: 256 },
-    { name: 'controlReceiveq', sizeMax: 256, kind: 'supply' },
-    { name: 'controlTransmitq', sizeMax: 256 },
+    { name: 'receiveq', kind: 'supply' },
+    { name: 'transmitq' },
+    { name: 'controlReceiveq', kind: 'supply' },
+    { name: 'controlTransmitq' },
   ],
   open({ chardev, path = null, port, terminalSize }, host) {
     const isMultiport = port.length > 0;

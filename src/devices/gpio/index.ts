@@ -63,10 +63,7 @@ export const gpio = defineDevice({
     'vlo serve gpio --socket-path /tmp/gpio.sock --device-list s4 --names led,button --control /tmp/lines',
   ],
   isUnordered: true,
-  queues: [
-    { name: 'requestq', sizeMax: 1024 },
-    { name: 'eventq', sizeMax: 1024 },
-  ],
+  queues: [{ name: 'requestq' }, { name: 'eventq' }],
   open: (options, host) => {
     const { deviceList } = options;
     const [, count] = /^s(\d{1,5})$/.exec(deviceList) ?? [];

@@ -69,10 +69,7 @@ export const input = defineDevice({
     `echo '{"key": "KEY_A", "at": 2000}' > keys.jsonl && ` +
       'vlo serve input --socket-path /tmp/kbd.sock --script keys.jsonl',
   ],
-  queues: [
-    { name: 'eventq', sizeMax: 64, kind: 'supply' },
-    { name: 'statusq', sizeMax: 64 },
-  ],
+  queues: [{ name: 'eventq', kind: 'supply' }, { name: 'statusq' }],
   async open(options, host) {
     return new InputDevice(await openSource(options, host)).open();
   },

@@ -42,7 +42,7 @@ export const rng = defineDevice({
     'vlo serve rng --socket-path /tmp/rng.sock',
     'vlo serve rng --socket-path /tmp/rng.sock --filename /dev/hwrng --max-bytes 1024 --period 1000',
   ],
-  queues: [{ name: 'requestq', sizeMax: 1024 }],
+  queues: [{ name: 'requestq' }],
   open(options, host) {
     const source = new FileSource(options.filename);
     const bytesMax = options.maxBytes ?? Number.POSITIVE_INFINITY;

@@ -112,7 +112,7 @@ export const sound = defineDevice({
     },
     control: {
       flags: '--control <path>',
-      description: "Unix socket that takes 'jack NUMBER on|off' and 'status'",
+      description: 'Unix socket for commands: status, and a jack that is plugged in or pulled',
       isPath: true,
     },
   },
@@ -122,10 +122,10 @@ export const sound = defineDevice({
   ],
   isUnordered: true,
   queues: [
-    { name: 'controlq', sizeMax: 64 },
-    { name: 'eventq', sizeMax: 64, kind: 'supply' },
-    { name: 'txq', sizeMax: 1024 },
-    { name: 'rxq', sizeMax: 1024 },
+    { name: 'controlq' },
+    { name: 'eventq', kind: 'supply' },
+    { name: 'txq' },
+    { name: 'rxq' },
   ],
   open(options, host) {
     const { streams: streamCount, jacks: jackCount = streamCount, control } = options;
