@@ -140,7 +140,12 @@ const DRIVERS = {
   virtio_can: 'drivers/net/can/virtio_can.c',
 };
 /** The jobs that need one. */
-const DRIVERS_OF = { gpio: ['gpio-virtio'], machine: ['gpio-virtio'], can: ['virtio_can'] };
+const DRIVERS_OF = {
+  gpio: ['gpio-virtio'],
+  machine: ['gpio-virtio'],
+  can: ['virtio_can'],
+  devices: ['gpio-virtio', 'virtio_can'],
+};
 
 /** Drivers that a job finds beside our module. @param {string} job @returns {string[]} */
 export const driversFor = (job) => DRIVERS_OF[job] ?? [];

@@ -5,12 +5,13 @@
  * one, unplugged and back. At last figures against uinput.
  */
 
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { check, fact } from './support/checks.mjs';
 import { asEvents, asLine, DEVICE, identify, mixedReports } from './support/input-panel.mjs';
 import { EV, Reader, ScriptPipe, SYN, writeEvent } from './support/input-stand.mjs';
-import { run, start, waitFor } from './support/programs.mjs';
+import { PATIENCE, run, start, waitFor } from './support/programs.mjs';
 import { attach, folder, serve, waitForNoDevices } from './support/stand.mjs';
 import { insertModule, modprobe, removeModule } from './support/system.mjs';
 
@@ -43,28 +44,58 @@ async function deliverAll() {
 }
 
 /** Five events each half a millisecond. */
-async function deliverFast() {
-  const reader = await Reader.open(stand.node, stand.place);
-  const reports = Array.from({ length: 4000 }, (_, i) => [
+/** 20,000 events in reports that are due 10,000 events a second. */
+const fastReports = () =>
+  Array.from({ length: 4000 }, (_, i) => [
     [EV.REL, 0, i + 1],
     [EV.REL, 1, -i - 1],
     [EV.REL, 8, 1],
     [EV.ABS, MISC, (i + 1) & 1],
   ]);
-  const lines = reports.map((events) => JSON.stringify(asLine(events, { after: 0.5 })));
-  // Not by this process, which would stand still while the pipe is full.
-  const feed = start(['sh', '-c', `exec cat >${stand.script.path}`], {
-    input: `${lines.join('\n')}\n`,
-  });
-  const wanted = asEvents(reports);
-  await reader.expect(wanted, 60_000);
-  await feed.ended;
+const fastLines = (reports) =>
+  reports.map((events) => `${JSON.stringify(asLine(events, { after: 0.5 }))}\n`).join('');
+
+/** Reads all that was told, and tells how fast it came, by the kernel's clock. */
+async function readFast(reader, reports, ms) {
+  await reader.expect(asEvents(reports), ms);
   await reader.close();
   const events = reader.events();
-  const seconds = events.at(-1)[3] - events[0][3];
-  const rate = Math.round(events.length / seconds);
-  fact('events_per_second_paced', rate);
-  return `${events.length} events, ${rate} a second`;
+  const rate = Math.round(events.length / (events.at(-1)[3] - events[0][3]));
+  return { rate, text: `${events.length} events, ${rate} a second` };
+}
+
+/** Lines are read while they are due: where all is emulated, that may take longer. */
+async function deliverFast() {
+  const reader = await Reader.open(stand.node, stand.place);
+  const reports = fastReports();
+  // Not by this process, which would stand still while the pipe is full.
+  const input = fastLines(reports);
+  const feed = start(['sh', '-c', `exec cat >${stand.script.path}`], { input });
+  const { rate, text } = await readFast(reader, reports, 60_000);
+  await feed.ended;
+  fact('events_per_second_of_pipe', rate);
+  return text;
+}
+
+/** The lines of a file were read before. */
+async function playFile() {
+  const path = join(stand.place, 'script.jsonl');
+  const socket = join(stand.place, 'file-socket');
+  const reports = fastReports();
+  const pauseMs = 5000 * PATIENCE;
+  // The pause is for the reader.
+  const begin = [{ device: DEVICE }, asLine([[EV.MSC, 4, 1]], { after: pauseMs })];
+  const lines = begin.map((line) => `${JSON.stringify(line)}\n`).join('');
+  writeFileSync(path, lines + fastLines(reports));
+  const device = await serve('input', socket, ['--script', path]);
+  const { program, node } = await attach('input', socket, LOOPBACK);
+  const reader = await Reader.open(node, stand.place);
+  await reader.skipTo([EV.MSC, 4, 1]);
+  const { rate, text } = await readFast(reader, reports, 60_000 + pauseMs);
+  await program.stop();
+  await device.stop();
+  fact('events_per_second_of_file', rate);
+  return text;
 }
 
 async function setLeds() {
@@ -239,7 +270,8 @@ export default async function input() {
   await slowCheck('a scripted device appears', bringUp);
   await check('evtest knows it', () => identify(stand.node, (line) => stand.script.write(line)));
   await check('events are exactly the scripted ones', deliverAll);
-  await check('10,000 events a second', deliverFast);
+  await check('10,000 events a second, from a pipe', deliverFast);
+  await slowCheck('10,000 events a second, from a file', playFile);
   await check('LEDs reach the device', setLeds);
   await slowCheck('a device process dies: no key stays pressed', replaceDevice);
   await check('it is taken down', takeDown);

@@ -53,14 +53,35 @@ function reasonOf(error) {
   return `${error.message}${cause}`;
 }
 
+/** Before the names of checks; see {@link group}. */
+let prefix = '';
+
+/**
+ * A job as a part of another: its name stands before those of its checks. An error outside of them
+ * is one check that failed, and does not end the others.
+ * @param {string} name
+ * @param {() => Promise<void>} action
+ */
+export async function group(name, action) {
+  prefix = `${name}: `;
+  try {
+    await action();
+  } catch (error) {
+    await check('job', () => Promise.reject(error));
+  } finally {
+    prefix = '';
+  }
+}
+
 /**
  * Runs one check and prints one line for it. A failure does not end the job: the next check runs.
- * @param {string} name
+ * @param {string} title
  * @param {() => unknown} action throws when the check fails; a string from it is a detail to print
  * @param {{ timeout?: number }} options `timeout` in milliseconds (default: 2 minutes)
  * @returns {Promise<boolean>} true unless it failed
  */
-export async function check(name, action, { timeout = CHECK_MS } = {}) {
+export async function check(title, action, { timeout = CHECK_MS } = {}) {
+  const name = prefix + title;
   note(`check ${name}`);
   const started = performance.now();
   /** @type {Outcome} */
