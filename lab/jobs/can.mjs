@@ -15,7 +15,7 @@ import {
   send,
   statistic,
 } from './support/can-tools.mjs';
-import { check, fact } from './support/checks.mjs';
+import { check, figure } from './support/checks.mjs';
 import { run, start, waitFor } from './support/programs.mjs';
 import { attach, folder, serve, VLO, waitForNoDevices } from './support/stand.mjs';
 import { ARCH, insertModule, modprobe, RUN, removeModule } from './support/system.mjs';
@@ -140,10 +140,8 @@ async function compare(a, b, native) {
   const lost = seconds.sent - seconds.received;
   if (lost !== 0) throw new Error(`${lost} of ${seconds.sent} frames were lost`);
   const plainVcan = await measure(native, native, FRAMES, []);
-  const ratio = seconds.rate / plainVcan.rate;
-  fact('frames per second', { device: seconds.rate, vcan: plainVcan.rate, ratio });
-  const rates = `${seconds.rate} frames/s, vcan ${plainVcan.rate} frames/s`;
-  return `${FRAMES} frames in order, none lost; ${rates}, ratio ${ratio.toFixed(3)}`;
+  const rates = figure('can', 'frames/s', seconds.rate, plainVcan.rate, 'vcan');
+  return `${FRAMES} frames in order, none lost; ${rates}`;
 }
 
 const slowCheck = (name, action) => check(name, action, { timeout: READY_MS });

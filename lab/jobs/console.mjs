@@ -18,7 +18,7 @@ import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { openPty } from '../../dist/native/index.js';
 import { libc } from '../../dist/native/libc.js';
-import { check, fact } from './support/checks.mjs';
+import { check, figure } from './support/checks.mjs';
 import { run, start, waitFor } from './support/programs.mjs';
 import { attach, folder, serve, VLO, waitForNoDevices } from './support/stand.mjs';
 import { ARCH, insertModule, KERNEL, modprobe, removeModule } from './support/system.mjs';
@@ -207,9 +207,7 @@ async function compareWithTerminal() {
   await end(console);
   const median = (list) => list.toSorted((a, b) => a - b)[1];
   const [port, terminal] = [median(rates.port), median(rates.terminal)];
-  fact('console MiB/s', { port: toMiBs(port), terminal: toMiBs(terminal) });
-  const ratio = (terminal / port).toFixed(2);
-  return `port ${rate(RATE_SIZE, port)}, pty ${rate(RATE_SIZE, terminal)}, ratio ${ratio}`;
+  return figure('console', 'MiB/s', toMiBs(port), toMiBs(terminal), 'pty');
 }
 
 const toMiBs = (ms) => RATE_SIZE / MIB / (ms / 1000);

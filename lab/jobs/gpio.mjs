@@ -6,7 +6,7 @@
 
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { check, fact } from './support/checks.mjs';
+import { check, figure } from './support/checks.mjs';
 import { Control, KernelChip } from './support/gpio-chip.mjs';
 import {
   EDGE_MS,
@@ -179,15 +179,10 @@ async function compare(chip, sim) {
   const native = await import('../../dist/native/index.js');
   const ours = await measure(native, chip, sim, OUTPUT_LINE);
   const theirs = await measure(native, sim.name, sim, OUTPUT_LINE + 2);
-  fact('gpio', { loopback: ours, 'gpio-sim': theirs });
-  const show = ({ setsPerSecond, edgeUs }) =>
-    `${setsPerSecond} changes/s, edge after ${Math.round(edgeUs)} µs`;
-  const ratio = (a, b) => (a / b).toFixed(2);
-  return (
-    `loopback over gpio-sim: ${show(ours)}; gpio-sim: ${show(theirs)}; ` +
-    `ratios: changes ${ratio(ours.setsPerSecond, theirs.setsPerSecond)}, ` +
-    `edge ${ratio(ours.edgeUs, theirs.edgeUs)}`
-  );
+  return [
+    figure('gpio changes', '1/s', ours.setsPerSecond, theirs.setsPerSecond, 'gpio-sim'),
+    figure('gpio edge latency', 'µs', ours.edgeUs, theirs.edgeUs, 'gpio-sim'),
+  ].join('; ');
 }
 
 export default async function gpio() {

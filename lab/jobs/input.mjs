@@ -8,7 +8,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { check, fact } from './support/checks.mjs';
+import { check, fact, figure } from './support/checks.mjs';
 import { asEvents, asLine, DEVICE, identify, mixedReports } from './support/input-panel.mjs';
 import { EV, Reader, ScriptPipe, SYN, writeEvent } from './support/input-stand.mjs';
 import { PATIENCE, run, start, waitFor } from './support/programs.mjs';
@@ -256,8 +256,7 @@ async function figures() {
   await server.close();
   await device.close();
   const [ours, theirs] = [seconds, nativeSeconds].map((time) => Math.round(EVENTS / time));
-  fact('events_per_second', { loopback: ours, uinput: theirs, ratio: ours / theirs });
-  return `${ours} events/s, uinput ${theirs}: ratio ${(ours / theirs).toFixed(2)}`;
+  return figure('input', 'events/s', ours, theirs, 'uinput');
 }
 
 const slowCheck = (name, action) => check(name, action, { timeout: SLOW_MS });

@@ -6,7 +6,7 @@
 import { mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
-import { check, fact } from './support/checks.mjs';
+import { check, figure } from './support/checks.mjs';
 import { run, start, waitFor } from './support/programs.mjs';
 import { frameTimes, spread } from './support/sound-times.mjs';
 import { attach, folder, serve, waitForNoDevices } from './support/stand.mjs';
@@ -223,11 +223,11 @@ async function measureJitter(card) {
     figures[name] = spread(times, 10);
   }
   await run(['rmmod', 'snd_aloop']);
-  fact('sound: period jitter', figures);
-  const text = ([name, { deviation, worst, count }]) =>
-    `${name} ${deviation.toFixed(2)} ms (worst ${worst.toFixed(1)}, ${count} periods)`;
-  const ratio = (figures.virtio.deviation / figures.aloop.deviation).toFixed(2);
-  return `${Object.entries(figures).map(text).join(', ')}; ratio ${ratio}`;
+  const { virtio, aloop } = figures;
+  return [
+    figure('sound period jitter', 'ms', virtio.deviation, aloop.deviation, 'snd-aloop'),
+    figure('sound worst period', 'ms late', virtio.worst, aloop.worst, 'snd-aloop'),
+  ].join('; ');
 }
 
 export default async function sound(words) {

@@ -37,6 +37,37 @@ export function fact(name, value) {
   facts[name] = value;
 }
 
+/** @type {{ what: string, unit: string, ours: number, theirs: number, peer: string }[]} */
+const figures = [];
+const short = (value) => (value < 100 ? value.toPrecision(3) : `${Math.round(value)}`);
+
+/**
+ * Keeps a figure beside that of the kernel's own nearest thing, measured in the same guest; a table
+ * of all of them ends the job's output.
+ * @param {string} what
+ * @param {string} unit
+ * @param {number} ours
+ * @param {number} theirs
+ * @param {string} peer what `theirs` was measured of
+ * @returns {string} one line, for the check
+ */
+export function figure(what, unit, ours, theirs, peer) {
+  figures.push({ what, unit, ours, theirs, peer });
+  fact('figures', figures);
+  const ratio = (ours / theirs).toFixed(2);
+  return `${what}: ${short(ours)} ${unit}, ${peer} ${short(theirs)}, ratio ${ratio}`;
+}
+
+function printFigures() {
+  if (figures.length === 0) return;
+  print('\n| Figure | Unit | Over loopback | Native | | Ratio |\n|---|---|---|---|---|---|');
+  for (const { what, unit, ours, theirs, peer } of figures) {
+    const ratio = (ours / theirs).toFixed(2);
+    print(`| ${what} | ${unit} | ${short(ours)} | ${short(theirs)} | ${peer} | ${ratio} |`);
+  }
+  print('');
+}
+
 /** Rejects after a time; the promise itself goes on, there is no way to stop it. */
 function within(promise, ms) {
   let timer;
@@ -114,6 +145,7 @@ const writeResults = () =>
 
 /** Writes the results, and returns the job's exit status. A job without a check has failed. */
 export function finish() {
+  printFigures();
   if (checks.length === 0) print('FAIL job: it checked nothing');
   writeResults();
   const passed = checks.filter(({ outcome }) => outcome === 'ok').length;
