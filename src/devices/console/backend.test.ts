@@ -245,6 +245,26 @@ describe('file', () => {
       },
     ));
 
+  test('a pipe that nobody reads is refused, and one that is full loses output', async () => {
+    const path = join(folder, 'pipe');
+    execFileSync('mkfifo', [path]);
+    expect(() => new FileEnd(path, NOBODY)).toThrowError(
+      expect.objectContaining({
+        code: 'VLO_PORT_ACCESS',
+        message: expect.stringContaining('(ENXIO): nobody reads this pipe'),
+      }),
+    );
+    const reader = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    await withEnd(
+      (events) => new FileEnd(path, events),
+      async (_end, probe) => {
+        for (let i = 0; i < 40; i += 1) probe.write('x'.repeat(4096));
+        expect(probe.lines).toEqual([`${path}: output is lost (EAGAIN)`]);
+      },
+    );
+    closeSync(reader);
+  });
+
   test('no such folder', () => {
     expect(() => new FileEnd('/nowhere/log', NOBODY)).toThrowError(
       expect.objectContaining({ code: 'VLO_PORT_ACCESS' }),

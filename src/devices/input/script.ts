@@ -217,6 +217,8 @@ export class ScriptCompiler {
 
   private addTouch({ slot, id, x, y }: v.InferOutput<typeof TouchSchema>): void {
     const before = this.contacts.size;
+    const slotMax = this.description.axes.get(ABS_MT_SLOT)?.max ?? 0;
+    if (slot > slotMax) throw wrong(`'touch.slot' is ${slot}, and the device has up to ${slotMax}`);
     this.add(EV.ABS, ABS_MT_SLOT, slot);
     if (id !== undefined) {
       this.add(EV.ABS, ABS_MT_TRACKING_ID, id);
