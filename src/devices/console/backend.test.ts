@@ -23,6 +23,7 @@ import { eventually, expectNoLeaks } from '../../native/test-utils.js';
 import { GONE, type PortEnd, type PortEvents } from './backend.js';
 import { FileEnd } from './backend-file.js';
 import { PtyEnd } from './backend-pty.js';
+import { reopen } from './backend-stdio.js';
 import { UnixEnd } from './backend-unix.js';
 
 let folder: string;
@@ -220,6 +221,28 @@ describe('unix', () => {
     expect(() => new UnixEnd('/nowhere/socket', NOBODY)).toThrowError(
       expect.objectContaining({ code: 'VLO_PORT_ACCESS' }),
     );
+  });
+});
+
+describe('stdio', () => {
+  test('a pipe that cannot be opened again is refused, one that can is another descriptor', async () => {
+    const path = join(folder, 'pipe');
+    execFileSync('mkfifo', [path]);
+    await expectNoLeaks(() => {
+      const reader = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+      const writer = openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
+      const other = reopen(writer, constants.O_WRONLY);
+      expect(other!.number).not.toBe(writer);
+      other!.close();
+      closeSync(reader);
+      expect(() => reopen(writer, constants.O_WRONLY)).toThrowError(
+        expect.objectContaining({
+          code: 'VLO_PORT_ACCESS',
+          message: 'standard output cannot be opened (ENXIO); give the port another chardev',
+        }),
+      );
+      closeSync(writer);
+    });
   });
 });
 

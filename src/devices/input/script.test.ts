@@ -299,6 +299,13 @@ describe('files', () => {
     expect(driver.log).toEqual(['input: LED_CAPSL is on']);
   });
 
+  test('reports that are due together are told with one notification', async () => {
+    const taps = new Array<object>(16).fill({ key: 'KEY_A' });
+    const driver = await start({ script: script({ after: 20 }, ...taps) });
+    expect(await next(driver, 64)).toHaveLength(64);
+    expect(driver.counters(0).notifications).toBeLessThanOrEqual(2);
+  });
+
   test('again and again', async () => {
     const driver = await start({ script: script({ key: 'KEY_A' }), repeat: true });
     const events = await next(driver, 64);
