@@ -47,7 +47,7 @@ export interface DeviceIds {
 /** Events in and out of an event device or uinput; both look the same. */
 class EventFile {
   readonly fd: number;
-  private readonly buffer = new NativeBuffer(EVENTS_MAX * EVENT_SIZE);
+  private readonly buffer: NativeBuffer;
   private readonly onReadable: () => void;
   private watch: Watch | null = null;
   /** Events that {@link read} found. */
@@ -55,6 +55,8 @@ class EventFile {
 
   constructor(path: string, onReadable: () => void) {
     this.fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
+    // After the file: a path that nothing is at is tried again and again.
+    this.buffer = new NativeBuffer(EVENTS_MAX * EVENT_SIZE);
     this.onReadable = onReadable;
   }
 

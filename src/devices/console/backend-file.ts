@@ -1,8 +1,10 @@
 /** A log file: all that the driver sends is appended, and nothing is ever said. */
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, constants, openSync } from 'node:fs';
 import { VloError } from '../../errors.js';
 import { errnoName, type IovecList, writeVector } from '../../native/index.js';
 import type { PortEnd, PortEvents } from './backend.js';
+
+const { O_APPEND, O_CREAT, O_NONBLOCK, O_WRONLY } = constants;
 
 export class FileEnd implements PortEnd {
   readonly place: string;
@@ -17,10 +19,14 @@ export class FileEnd implements PortEnd {
     this.place = path;
     this.events = events;
     try {
-      this.fd = openSync(path, 'a');
+      // A pipe that nobody reads would make the process wait for ever.
+      this.fd = openSync(path, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK, 0o666);
     } catch (cause) {
       const code = (cause as NodeJS.ErrnoException).code ?? 'unknown error';
-      throw new VloError('VLO_PORT_ACCESS', `'${path}' cannot be opened (${code})`, { cause });
+      const hint = code === 'ENXIO' ? ': nobody reads this pipe' : '';
+      throw new VloError('VLO_PORT_ACCESS', `'${path}' cannot be opened (${code})${hint}`, {
+        cause,
+      });
     }
   }
 

@@ -1,6 +1,7 @@
 /** Standard input and output of this process; a terminal there passes on each key. */
 import { constants, fstatSync, openSync } from 'node:fs';
 import { isatty } from 'node:tty';
+import { VloError } from '../../errors.js';
 import {
   ERRNO,
   Fd,
@@ -31,14 +32,20 @@ export class StdioEnd implements PortEnd {
   private readonly state: TerminalState | null;
   private isAtEnd: boolean;
 
+  /** @throws VloError VLO_PORT_ACCESS */
   constructor(events: PortEvents) {
     this.events = events;
     this.size = terminalSize(STDOUT);
-    // Control-C still ends this program.
-    this.state = isatty(STDIN) ? setRaw(STDIN, true) : null;
     const ready = (): void => events.ready();
     this.input = reopen(STDIN, constants.O_RDONLY);
-    this.output = reopen(STDOUT, constants.O_WRONLY);
+    try {
+      this.output = reopen(STDOUT, constants.O_WRONLY);
+    } catch (error) {
+      this.input?.close();
+      throw error;
+    }
+    // Control-C still ends this program. Last, for what fails leaves the terminal as it was.
+    this.state = isatty(STDIN) ? setRaw(STDIN, true) : null;
     this.isAtEnd = this.input === null;
     this.inputWatch = this.input === null ? null : new Watch(this.input.number, ready);
     this.outputWatch = this.output === null ? null : new Watch(this.output.number, ready);
@@ -89,8 +96,9 @@ export class StdioEnd implements PortEnd {
 /**
  * The same file, but non-blocking: to change that of a descriptor that was inherited would change
  * it for the shell, too. A file or `/dev/null` never makes anybody wait, and cannot be watched.
+ * @throws VloError VLO_PORT_ACCESS where it is another user's, or nobody reads the pipe
  */
-function reopen(fd: number, mode: number): Fd | null {
+export function reopen(fd: number, mode: number): Fd | null {
   const stat = fstatSync(fd);
   if (stat.isSocket()) {
     const socket = new Fd(fd).duplicate();
@@ -99,5 +107,12 @@ function reopen(fd: number, mode: number): Fd | null {
   }
   if (!stat.isFIFO() && !isatty(fd)) return null;
   const { O_NONBLOCK, O_NOCTTY } = constants;
-  return new Fd(openSync(`/proc/self/fd/${fd}`, mode | O_NONBLOCK | O_NOCTTY));
+  try {
+    return new Fd(openSync(`/proc/self/fd/${fd}`, mode | O_NONBLOCK | O_NOCTTY));
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code ?? 'unknown error';
+    const what = mode === constants.O_RDONLY ? 'input' : 'output';
+    const text = `standard ${what} cannot be opened (${code}); give the port another chardev`;
+    throw new VloError('VLO_PORT_ACCESS', text, { cause });
+  }
 }

@@ -9,6 +9,8 @@ export class UnixEnd extends StreamEnd {
   readonly place: string;
   private readonly listener: Fd;
   private readonly listenerWatch: Watch;
+  /** The last one who came could not be accepted. */
+  private hasFailed = false;
 
   /** @throws VloError VLO_PORT_ACCESS, VLO_SOCKET_IN_USE */
   constructor(path: string, events: PortEvents) {
@@ -27,12 +29,27 @@ export class UnixEnd extends StreamEnd {
   }
 
   private accept(): void {
-    const fd = acceptUnix(this.listener.number);
+    let fd: Fd | null;
+    try {
+      fd = acceptUnix(this.listener.number);
+    } catch (error) {
+      if (!(error instanceof VloError)) throw error;
+      if (!this.hasFailed) this.events.log(`nobody can be accepted now: ${error.message}`);
+      // Without descriptors left it would fail at once again: the next look tries.
+      this.hasFailed = true;
+      this.listenerWatch.pause();
+      return;
+    }
     if (fd === null) return;
+    this.hasFailed = false;
     // The next one waits in the backlog until this one leaves.
     this.listenerWatch.pause();
     this.open(fd);
     this.events.changed();
+  }
+
+  protected override lookAgain(): void {
+    if (this.hasFailed) this.listenerWatch.resume();
   }
 
   protected left(): void {

@@ -23,6 +23,7 @@ import { eventually, expectNoLeaks } from '../../native/test-utils.js';
 import { GONE, type PortEnd, type PortEvents } from './backend.js';
 import { FileEnd } from './backend-file.js';
 import { PtyEnd } from './backend-pty.js';
+import { reopen } from './backend-stdio.js';
 import { UnixEnd } from './backend-unix.js';
 
 let folder: string;
@@ -223,6 +224,28 @@ describe('unix', () => {
   });
 });
 
+describe('stdio', () => {
+  test('a pipe that cannot be opened again is refused, one that can is another descriptor', async () => {
+    const path = join(folder, 'pipe');
+    execFileSync('mkfifo', [path]);
+    await expectNoLeaks(() => {
+      const reader = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+      const writer = openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
+      const other = reopen(writer, constants.O_WRONLY);
+      expect(other!.number).not.toBe(writer);
+      other!.close();
+      closeSync(reader);
+      expect(() => reopen(writer, constants.O_WRONLY)).toThrowError(
+        expect.objectContaining({
+          code: 'VLO_PORT_ACCESS',
+          message: 'standard output cannot be opened (ENXIO); give the port another chardev',
+        }),
+      );
+      closeSync(writer);
+    });
+  });
+});
+
 describe('file', () => {
   test('what is sent is appended', () =>
     withEnd(
@@ -244,6 +267,26 @@ describe('file', () => {
         expect(probe.lines).toEqual(['/dev/full: output is lost (ENOSPC)']);
       },
     ));
+
+  test('a pipe that nobody reads is refused, and one that is full loses output', async () => {
+    const path = join(folder, 'pipe');
+    execFileSync('mkfifo', [path]);
+    expect(() => new FileEnd(path, NOBODY)).toThrowError(
+      expect.objectContaining({
+        code: 'VLO_PORT_ACCESS',
+        message: expect.stringContaining('(ENXIO): nobody reads this pipe'),
+      }),
+    );
+    const reader = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    await withEnd(
+      (events) => new FileEnd(path, events),
+      async (_end, probe) => {
+        for (let i = 0; i < 40; i += 1) probe.write('x'.repeat(4096));
+        expect(probe.lines).toEqual([`${path}: output is lost (EAGAIN)`]);
+      },
+    );
+    closeSync(reader);
+  });
 
   test('no such folder', () => {
     expect(() => new FileEnd('/nowhere/log', NOBODY)).toThrowError(

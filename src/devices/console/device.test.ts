@@ -209,6 +209,18 @@ describe.each(LAYOUTS)('$name ring', ({ packed }) => {
     expect(await guest.received(0)).toEqual(pattern(10, 3));
   });
 
+  test('a driver that resets its device has no port open any more', async () => {
+    const guest = await Guest.start(['a'], { packed });
+    await guest.bringUp();
+    const [end] = guest.ends;
+    await guest.driver.reset();
+    // Queue 0 starts before those of control messages do.
+    guest.driver.startQueue(0);
+    guest.driver.supply(0, [64]);
+    end!.say(pattern(10));
+    await expect(guest.driver.nextFilled(0, 30)).rejects.toMatchObject({ code: 'VLO_TIMEOUT' });
+  });
+
   test('one port: a console without messages, whose size is in config space', async () => {
     const guest = await Guest.start([], { packed });
     const { driver, ends } = guest;

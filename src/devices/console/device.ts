@@ -8,7 +8,13 @@
  *                  ◄────────── CONSOLE_PORT, RESIZE (consoles) · PORT_NAME · PORT_OPEN
  *     PORT_OPEN    ──────────►                                        (both, at any time)
  */
-import type { HandlerResult, OpenDevice, Request, ServedQueue } from '../../kit/index.js';
+import type {
+  HandlerResult,
+  OpenDevice,
+  Request,
+  ResetCause,
+  ServedQueue,
+} from '../../kit/index.js';
 import type { TerminalSize } from '../../native/index.js';
 import type { PortEnd, PortEvents, PortSpec } from './backend.js';
 import { Port } from './port.js';
@@ -90,11 +96,18 @@ export class ConsoleDevice {
         if (queue === this.control) this.flush();
         else this.ports[portOf(queue.index)]?.pump();
       },
-      reset: () => {
-        for (const port of this.ports) port.reset();
-      },
+      reset: (cause) => this.reset(cause),
       close: () => this.close(),
     };
+  }
+
+  /** A driver whose front end is gone may go on; one that resets its device knows nothing more. */
+  private reset(cause: ResetCause): void {
+    for (const port of this.ports) {
+      port.reset();
+      if (cause === 'driver') port.forget();
+    }
+    if (cause === 'driver') this.isDriverReady = false;
   }
 
   private get isMultiport(): boolean {

@@ -26,8 +26,10 @@ export interface ConsolePortEvents {
 
 /** A write: as many requests as it takes. */
 interface Write {
+  /** What was not handed over yet. */
   bytes: Uint8Array;
-  left: number;
+  /** Requests that the device has not taken yet. */
+  underWay: number;
   readonly resolve: () => void;
   readonly reject: (error: VloError) => void;
 }
@@ -99,7 +101,7 @@ export class ConsolePort {
     if (this.host.error !== null) return Promise.reject(this.host.error);
     if (bytes.length === 0) return Promise.resolve();
     return new Promise((resolve, reject) => {
-      this.writes.push({ bytes, left: bytes.length, resolve, reject });
+      this.writes.push({ bytes, underWay: 0, resolve, reject });
       this.pump();
     });
   }
@@ -115,7 +117,7 @@ export class ConsolePort {
       write.bytes = write.bytes.subarray(part.length);
       if (write.bytes.length === 0) writes.shift();
       this.owners.set(token, write);
-      write.left -= part.length;
+      write.underWay += 1;
       host.submit(token, part.length);
     }
   }
@@ -125,8 +127,10 @@ export class ConsolePort {
     const write = this.owners.get(token);
     this.owners.delete(token);
     this.free.push(token);
-    const isUnderWay = [...this.owners.values()].includes(write!);
-    if (write !== undefined && write.left === 0 && !isUnderWay) write.resolve();
+    if (write !== undefined) {
+      write.underWay -= 1;
+      if (write.underWay === 0 && write.bytes.length === 0) write.resolve();
+    }
     this.pump();
   }
 

@@ -39,6 +39,13 @@ const MESSAGES_MAX = 256;
 
 const ANY_PORT = -1;
 
+/** Somebody who waits for a port. */
+interface Waiter {
+  readonly name: string | number;
+  readonly resolve: (port: ConsolePort) => void;
+  readonly reject: (error: VloError) => void;
+}
+
 export class ConsoleDriver implements DriverClient, PortHost {
   private readonly host: DriverHost;
   /** There is another port. Those that are there already are {@link ports}. */
@@ -48,8 +55,7 @@ export class ConsoleDriver implements DriverClient, PortHost {
   private readonly lengths: Uint32Array;
   private readonly freeMessages: number[] = [];
   private messages: Uint8Array[] = [];
-  private waiters: { name: string | number; resolve: (port: ConsolePort) => void }[] = [];
-  private readonly failures: ((error: VloError) => void)[] = [];
+  private waiters: Waiter[] = [];
   /** False: one port, without control messages. */
   readonly isMultiport: boolean;
   /** Most ports that the device may have. */
@@ -145,10 +151,7 @@ export class ConsoleDriver implements DriverClient, PortHost {
     const found = this.ports.find(isMeant);
     if (found !== undefined) return Promise.resolve(found);
     if (this.error !== null) return Promise.reject(this.error);
-    return new Promise((resolve, reject) => {
-      this.waiters.push({ name, resolve });
-      this.failures.push(reject);
-    });
+    return new Promise((resolve, reject) => this.waiters.push({ name, resolve, reject }));
   }
 
   /** The first port that there is. @throws VloError of the driver */
@@ -277,7 +280,7 @@ export class ConsoleDriver implements DriverClient, PortHost {
   /** @internal */
   failed(error: VloError): void {
     for (const port of this.known) port?.failed(error);
-    for (const reject of this.failures.splice(0)) reject(error);
+    for (const { reject } of this.waiters.splice(0)) reject(error);
   }
 
   /** @internal */

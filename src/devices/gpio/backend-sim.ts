@@ -124,7 +124,8 @@ export class SimulatedChip implements GpioChip, LineHost {
       }
     }
     const wired = this.wires[line]!;
-    // What it drives is an input, which drives nothing itself: wires cannot oscillate.
-    if (wired >= 0 && this.directions[line] === DIRECTION.OUT) this.drive(wired, value);
+    if (wired < 0 || this.directions[line] !== DIRECTION.OUT) return;
+    // Wires may make a circle, and the driver may make outputs of all of it: news goes around once.
+    if (this.levels[wired] !== value) this.drive(wired, value);
   }
 }

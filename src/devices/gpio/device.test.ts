@@ -378,6 +378,15 @@ describe('state that is kept', () => {
     expect([0, 1].map((line) => last.state(line).direction)).toEqual([NONE, NONE]);
   });
 
+  test('a full disk is told of, once, and the lines go on', () => {
+    const lines: string[] = [];
+    const store = new LineStore('/dev/full', (line) => lines.push(line));
+    const kept = { isActive: true, direction: OUT, output: 1, trigger: 0 };
+    for (let i = 0; i < 3; i += 1) store.save(i, kept);
+    expect(lines).toEqual(["--state: '/dev/full' cannot be written (ENOSPC)"]);
+    store.close();
+  });
+
   test('a file with anything in it is no harm', async () => {
     for (const text of [
       '',

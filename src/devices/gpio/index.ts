@@ -75,14 +75,19 @@ export const gpio = defineDevice({
       refuse('device-list', 'takes one chip: start a process for each socket');
     }
     const place = /^\d+$/.test(deviceList) ? `/dev/gpiochip${deviceList}` : deviceList;
-    return openOn(new RealChip(place, (line) => host.log(line)), options);
+    return openOn(new RealChip(place, (line) => host.log(line)), options, host);
   },
 });
 
 /** @throws VloError VLO_OPTION_INVALID */
-function openOn(chip: GpioChip, { state }: Options): OpenDevice<'requestq' | 'eventq'> {
+function openOn(
+  chip: GpioChip,
+  { state }: Options,
+  host: DeviceHost,
+): OpenDevice<'requestq' | 'eventq'> {
   try {
-    return new GpioDevice(chip, state === undefined ? null : new LineStore(state)).open();
+    const log = (line: string): void => host.log(line);
+    return new GpioDevice(chip, state === undefined ? null : new LineStore(state, log)).open();
   } catch (error) {
     chip.close();
     throw error;
@@ -115,7 +120,7 @@ function openSimulated(
     lineCount,
     names === undefined ? [] : parseNames(names, lineCount),
   );
-  const device = openOn(chip, options);
+  const device = openOn(chip, options, host);
   let socket: LineSocket | null = null;
   let player: LineScript | null = null;
   try {

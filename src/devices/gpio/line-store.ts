@@ -21,9 +21,14 @@ const TRIGGERS: readonly number[] = Object.values(TRIGGER);
 export class LineStore {
   private readonly fd: number;
   private readonly entry = new Uint8Array(ENTRY_SIZE);
+  private readonly path: string;
+  private readonly log: (line: string) => void;
+  private hasFailed = false;
 
   /** @throws VloError VLO_OPTION_INVALID */
-  constructor(path: string) {
+  constructor(path: string, log: (line: string) => void = () => {}) {
+    this.path = path;
+    this.log = log;
     try {
       // Neither cut nor made anew: what is in it is what a predecessor has left.
       this.fd = openSync(path, 'a+', 0o600);
@@ -46,13 +51,21 @@ export class LineStore {
     return { isActive: isActive === 1, direction, output, trigger };
   }
 
+  /** A full disk must not take the lines from a driver: it is told of, once. */
   save(line: number, { isActive, direction, output, trigger }: StoredLine): void {
     const { entry } = this;
     entry[0] = isActive ? 1 : 0;
     entry[1] = direction;
     entry[2] = output;
     entry[3] = trigger;
-    writeSync(this.fd, entry, 0, ENTRY_SIZE, line * ENTRY_SIZE);
+    try {
+      writeSync(this.fd, entry, 0, ENTRY_SIZE, line * ENTRY_SIZE);
+      this.hasFailed = false;
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (!this.hasFailed) this.log(`--state: '${this.path}' cannot be written (${code})`);
+      this.hasFailed = true;
+    }
   }
 
   close(): void {

@@ -88,6 +88,22 @@ test('a wire carries what an output drives to an input, with its edges', async (
   commands.close();
 });
 
+test('wires in circles, which a driver makes outputs of, carry what they drive once', async () => {
+  const chip = new SimulatedChip(3);
+  for (const [from, to] of [
+    [0, 1],
+    [1, 2],
+    [2, 0],
+  ] as const)
+    chip.wire(from, to);
+  for (const line of [0, 1, 2]) expect(chip.setDirection(line, DIRECTION.OUT, 1)).toBe(0);
+  for (const line of [0, 1, 2]) expect(chip.setValue(line, 0)).toBe(0);
+  expect([0, 1, 2].map((line) => chip.value(line))).toEqual([0, 0, 0]);
+  const alone = new SimulatedChip(1);
+  alone.wire(0, 0);
+  expect([alone.setDirection(0, DIRECTION.OUT, 1), alone.value(0)]).toEqual([0, 1]);
+});
+
 test.each(['set', 'set 0', 'set 0=2', 'get', 'watch', 'watch both', 'wait x', 'wire 0', 'get 4'])(
   "'%s' is refused",
   (text) => {

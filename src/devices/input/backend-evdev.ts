@@ -11,6 +11,7 @@ import {
   type InputSink,
   type InputSource,
   type InputState,
+  REPORT_EVENTS_MAX,
 } from './backend.js';
 import { CODE_COUNTS } from './codes.js';
 import { bitmapOf, bitsOf, hasBit, slotCountOf, trimBitmap } from './description.js';
@@ -34,6 +35,8 @@ const sizeOf = (type: number): number => ((CODE_COUNTS[type] ?? 0) + 7) >> 3;
 
 export interface EvdevOptions {
   readonly path: string;
+  /** Opens the device; tests have one of their own. */
+  readonly open?: (path: string, onReadable: () => void) => EvdevFile;
   /** Take the events away from everybody else. */
   readonly isGrabbed: boolean;
   readonly log: (line: string) => void;
@@ -43,13 +46,15 @@ export class EvdevSource implements InputSource {
   readonly description: InputDescription;
   readonly isLive = true;
   private readonly options: EvdevOptions;
-  private file: EvdevFile | null;
+  private file: EvdevFile | null = null;
   private sink: InputSink | null = null;
   private readonly list = new EventList();
   /** Where in what was read the next event is. */
   private at = 0;
   /** Events were lost: what comes up to the next SYN_REPORT is half a report. */
   private isLost = false;
+  /** LEDs as the driver set them: a device that comes back has them off. */
+  private readonly leds = new Map<number, number>();
   private timer: NodeJS.Timeout | null = null;
   private isClosed = false;
 
@@ -59,7 +64,9 @@ export class EvdevSource implements InputSource {
     const { path } = options;
     try {
       this.file = this.openFile();
+      this.description = describeFile(this.file);
     } catch (cause) {
+      this.file?.close();
       const code = (cause as NodeJS.ErrnoException).code ?? 'unknown error';
       const reason = cause instanceof SystemError ? cause.errno : code;
       const hint = reason === 'EBUSY' ? 'another program has grabbed it; ' : '';
@@ -69,11 +76,11 @@ export class EvdevSource implements InputSource {
         { cause },
       );
     }
-    this.description = describeFile(this.file);
   }
 
   private openFile(): EvdevFile {
-    const file = new EvdevFile(this.options.path, () => this.readable());
+    const { path, open = openEvdev } = this.options;
+    const file = open(path, () => this.readable());
     try {
       file.ids(); // Anything but an event device says no.
       if (this.options.isGrabbed) file.grab();
@@ -113,7 +120,8 @@ export class EvdevSource implements InputSource {
       else if (type === EV.SYN && code === SYN.REPORT) {
         if (!this.endReport()) return;
       } else if (!this.isLost && this.isWanted(type, code, value)) {
-        this.isLost = !list.add(type, code, value);
+        // The last place is for the end of the report.
+        this.isLost = list.count === REPORT_EVENTS_MAX - 1 || !list.add(type, code, value);
       }
     }
   }
@@ -132,6 +140,8 @@ export class EvdevSource implements InputSource {
     if (this.isLost) {
       this.isLost = false;
       list.count = 0;
+      // What was read already is older than the state, and must not come after it.
+      this.at = file!.count;
       sink!.resync((state) => readState(file!, this.description, state));
       return true;
     }
@@ -169,19 +179,26 @@ export class EvdevSource implements InputSource {
     if (this.isClosed) return;
     this.timer = setTimeout(() => {
       try {
-        this.file = this.openFile();
+        this.returned(this.openFile());
       } catch {
         this.seek();
-        return;
       }
-      this.returned(this.file);
     }, RETRY_MS);
     this.timer.unref();
   }
 
+  /** The device may be gone again at any time. */
   private returned(file: EvdevFile): void {
     const { options, description, sink } = this;
-    const isSame = describesSame(describeFile(file), description);
+    let isSame: boolean;
+    try {
+      isSame = describesSame(describeFile(file), description);
+    } catch (error) {
+      file.close();
+      throw error;
+    }
+    this.file = file;
+    for (const [code, value] of this.leds) this.write(file, EV.LED, code, value);
     const hint = isSame ? '' : ', and it is another one: the driver knows what the first one had';
     options.log(`the input device '${options.path}' is back${hint}`);
     sink?.resync((state) => readAxes(file, description, state));
@@ -189,9 +206,12 @@ export class EvdevSource implements InputSource {
   }
 
   setStatus(type: number, code: number, value: number): void {
-    if (this.file === null) return;
+    if (type === EV.LED) this.leds.set(code, value);
+    if (this.file !== null) this.write(this.file, type, code, value);
+  }
+
+  private write(file: EvdevFile, type: number, code: number, value: number): void {
     // The memory holds events that were read and not told yet, so that they are put back.
-    const { file } = this;
     const kept = [file.type(0), file.code(0), file.value(0)] as const;
     file.put(0, type, code, value);
     const result = file.write(1);
@@ -207,6 +227,9 @@ export class EvdevSource implements InputSource {
     this.file = null;
   }
 }
+
+const openEvdev = (path: string, onReadable: () => void): EvdevFile =>
+  new EvdevFile(path, onReadable);
 
 function describeFile(file: EvdevFile): InputDescription {
   const codes = new Map<number, Uint8Array>();

@@ -5,6 +5,7 @@ import type { Readable } from 'node:stream';
 import { VloError } from '../../errors.js';
 import { EventList, type InputDescription, type InputSink, type InputSource } from './backend.js';
 import { nameOf } from './codes.js';
+import { LineReader } from './line-reader.js';
 import { describeDevice, parseLine, ScriptCompiler, type ScriptStep } from './script.js';
 import { EV, SYN } from './wire.js';
 
@@ -18,12 +19,10 @@ export interface ScriptOptions {
   readonly log: (line: string) => void;
 }
 
-/** Steps that are read before the first of them is played: more are left in the pipe. */
-const STEPS_MAX = 1000;
-/** Longest line of a stream, in characters. */
-const LINE_MAX = 65536;
 /** How far a script may lag behind its own times before they count from now on, in ms. */
-const LATE_MS_MAX = 100;
+const LATE_MS_MAX = 10_000;
+/** A stream that is silent for longer has no times to keep: the next line is due when it comes. */
+const SILENT_MS_MAX = 20;
 /** How long to wait for the first line of a stream, which may say what the device is. */
 const FIRST_LINE_MS = 1000;
 
@@ -75,14 +74,14 @@ function openText(text: string, options: ScriptOptions): ScriptSource {
 
 /** Of a stream, the first line is waited for: it may say what the device is. */
 async function openStream(stream: Readable, options: ScriptOptions): Promise<ScriptSource> {
-  const reader = new LineReader(stream);
+  const reader = new LineReader(stream, options.log);
   const first = await reader.first(FIRST_LINE_MS);
   let { description } = options;
   if (first !== null) {
     try {
       const value = parseLine(first);
       if (value?.device !== undefined) description = describeDevice(value.device);
-      else reader.lines.unshift(first);
+      else reader.putBack();
     } catch (error) {
       reader.close();
       if (!(error instanceof VloError)) throw error;
@@ -90,59 +89,6 @@ async function openStream(stream: Readable, options: ScriptOptions): Promise<Scr
     }
   }
   return new ScriptSource({ ...options, description }, [], reader);
-}
-
-/** Lines of a stream; it is not read further while there are many. */
-class LineReader {
-  readonly lines: string[] = [];
-  onLine: () => void = () => {};
-  private readonly stream: Readable;
-  private rest = '';
-
-  constructor(stream: Readable) {
-    this.stream = stream;
-    stream.setEncoding('utf8').on('data', this.take);
-    stream.on('error', () => {});
-    (stream as Partial<Socket>).unref?.();
-  }
-
-  private readonly take = (text: string): void => {
-    const parts = (this.rest + text).split('\n');
-    this.rest = parts.pop()!.slice(0, LINE_MAX);
-    for (const part of parts) this.lines.push(part);
-    if (this.lines.length > STEPS_MAX) this.stream.pause();
-    this.onLine();
-  };
-
-  /** Resolves with the first line, or null when none comes in time. */
-  first(ms: number): Promise<string | null> {
-    return new Promise((resolve) => {
-      const timer = setTimeout(() => done(null), ms);
-      const done = (line: string | null): void => {
-        clearTimeout(timer);
-        this.onLine = () => {};
-        resolve(line);
-      };
-      this.onLine = () => {
-        const line = this.next();
-        if (line !== null) done(line);
-      };
-      this.stream.once('end', () => done(null));
-    });
-  }
-
-  /** The next line; null when there is none now. */
-  next(): string | null {
-    const line = this.lines.shift() ?? null;
-    if (line === null && this.stream.isPaused()) this.stream.resume();
-    return line;
-  }
-
-  close(): void {
-    this.stream.off('data', this.take);
-    if (this.stream === process.stdin) this.stream.pause();
-    else this.stream.destroy();
-  }
 }
 
 /** Plays steps in time. */
@@ -164,6 +110,8 @@ export class ScriptSource implements InputSource {
   private startedAt = 0;
   /** When the last step was due: steps that are late do not make the next ones later. */
   private lastDue = 0;
+  /** Since when there is no line; null while there are some. */
+  private silentSince: number | null = null;
 
   constructor(options: ScriptOptions, steps: readonly ScriptStep[], reader: LineReader | null) {
     this.options = options;
@@ -186,27 +134,36 @@ export class ScriptSource implements InputSource {
     this.play();
   }
 
-  /** Tells what is due; comes back by a timer, by `resume`, or when a line is there. */
+  private readonly wake = (): void => {
+    this.timer = null;
+    this.play();
+  };
+
+  /** Tells all that is due; comes back by a timer, by `resume`, or when a line is there. */
   private play(): void {
     if (this.sink === null || this.isHeld || this.timer !== null) return;
     for (;;) {
       this.step ??= this.nextStep();
       const { step } = this;
       if (step === null) return;
-      const due = step.atMs === null ? this.lastDue + step.afterMs : this.startedAt + step.atMs;
-      const waitMs = due - performance.now();
-      if (this.at === 0 && waitMs > 0) {
-        this.timer = setTimeout(() => {
-          this.timer = null;
-          this.play();
-        }, waitMs);
-        return;
-      }
-      if (this.at === 0) this.lastDue = Math.max(due, performance.now() - LATE_MS_MAX);
+      if (this.at === 0 && !this.isDue(step)) return;
       if (!this.tell(step)) return;
       this.step = null;
       this.at = 0;
     }
+  }
+
+  /** True when a step is to be told; else a timer is set for it. */
+  private isDue({ atMs, afterMs }: ScriptStep): boolean {
+    const due = atMs === null ? this.lastDue + afterMs : this.startedAt + atMs;
+    const now = performance.now();
+    if (due > now) {
+      // Node cuts fractions off: it would come back too early, and wait once more.
+      this.timer = setTimeout(this.wake, Math.ceil(due - now));
+      return false;
+    }
+    this.lastDue = Math.max(due, now - LATE_MS_MAX);
+    return true;
   }
 
   /** Tells the reports of a step; false when one is held. */
@@ -241,19 +198,31 @@ export class ScriptSource implements InputSource {
   private nextLine(): ScriptStep | null {
     for (;;) {
       const line = this.reader!.next();
-      if (line === null) return null;
+      if (line === null) {
+        this.silentSince ??= performance.now();
+        return null;
+      }
       try {
         const value = parseLine(line);
         if (value === null) continue;
         const step = this.compiler.compile(value);
-        // A line that was waited for comes when it comes.
-        this.lastDue = Math.max(this.lastDue, performance.now() - LATE_MS_MAX);
+        this.spoken(step.afterMs);
         return step;
       } catch (error) {
         if (!(error instanceof VloError)) throw error;
         this.options.log(`a line of the script makes no sense: ${error.message}`);
       }
     }
+  }
+
+  /** A line is there: one that was waited for is due when it comes. */
+  private spoken(afterMs: number): void {
+    if (this.silentSince === null) return;
+    const now = performance.now();
+    if (now - this.silentSince > SILENT_MS_MAX) {
+      this.lastDue = Math.max(this.lastDue, now - afterMs);
+    }
+    this.silentSince = null;
   }
 
   setStatus(type: number, code: number, value: number): void {

@@ -177,7 +177,6 @@ describe.each([
       supply(driver, 3);
       events.push(...(await next(driver, 3)));
     }
-    // What the lost report led to is told to the new driver, as a change.
     expect(events).toEqual([...keys, SYN, [EV.KEY, KEY_A, 0], SYN]);
   });
 
@@ -213,6 +212,18 @@ describe('sources that lose events', () => {
     expect(await next(driver, 3)).toEqual([lid, [EV.ABS, 0, 42], SYN]);
     source.tell([EV.KEY, KEY_A, 1]);
     expect(await next(driver, 2)).toEqual([[EV.KEY, KEY_A, 1], SYN]);
+  });
+
+  test('what a driver has of a report that went in parts is known when its queue goes on', async () => {
+    const { source, driver } = await open({ queueSize: 4 }, PROFILES.keyboard, true);
+    supply(driver, 2);
+    source.tell([EV.KEY, KEY_A, 1], [EV.KEY, KEY_B, 1], [EV.KEY, CAPS, 1], [EV.KEY, 3, 1]);
+    await next(driver, 2);
+    await driver.stopQueue(EVENTQ);
+    source.tell([EV.KEY, KEY_A, 0], [EV.KEY, KEY_B, 0], [EV.KEY, CAPS, 0], [EV.KEY, 3, 0]);
+    driver.startQueue(EVENTQ);
+    supply(driver, 4);
+    expect(await next(driver, 3)).toEqual([[EV.KEY, KEY_A, 0], [EV.KEY, KEY_B, 0], SYN]);
   });
 
   test('the difference is told, after what is held', async () => {

@@ -89,8 +89,8 @@ export class InputDevice implements InputSink {
     this.queue = queue;
     const isFirst = !this.isStarted;
     if (queue.isFresh) {
-      // The rest of a report belonged to the driver that was there before.
-      if (this.sent > 0) this.drop();
+      // The first part of a report went to the driver that was there before: this one gets it all.
+      this.sent = 0;
       this.driverState.forgetAxes();
     } else if (isFirst) {
       // The driver knows another process, and whatever that one had told.
@@ -112,14 +112,17 @@ export class InputDevice implements InputSink {
     this.queue = null;
     this.setPatience(false);
     if (!this.source.isLive || this.held === null) return;
-    this.drop();
+    this.drop(this.held);
     this.pump();
   }
 
   /** Forgets the reports that wait: the driver will be told of the state that they lead to. */
-  private drop(): void {
-    for (const events of [this.held, this.waiting]) {
-      if (events !== null && events !== this.changes) this.sourceState.applyAll(events);
+  private drop(held: EventList): void {
+    // What it has of a report that went in parts is not taken back.
+    this.driverState.applyAll(held, this.sent);
+    for (const events of [held, this.waiting]) {
+      if (events === null || events === this.changes) continue;
+      this.sourceState.applyAll(events, events.count);
     }
     this.held = null;
     this.waiting = null;
@@ -128,7 +131,7 @@ export class InputDevice implements InputSink {
 
   report(events: EventList): boolean {
     if (this.queue === null && this.source.isLive) {
-      this.sourceState.applyAll(events);
+      this.sourceState.applyAll(events, events.count);
       return true;
     }
     if (this.held === null) {
@@ -170,8 +173,8 @@ export class InputDevice implements InputSink {
     if (queue === null || !this.send(held, queue)) return false;
     this.held = null;
     this.sent = 0;
-    this.driverState.applyAll(held);
-    if (held !== this.changes) this.sourceState.applyAll(held);
+    this.driverState.applyAll(held, held.count);
+    if (held !== this.changes) this.sourceState.applyAll(held, held.count);
     return true;
   }
 

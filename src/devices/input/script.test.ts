@@ -4,12 +4,15 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { PassThrough, Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { DeviceProcess } from '../../kit/index.js';
 import { MockDriver, resourceCounts } from '../../testing/index.js';
-import { EventList } from './backend.js';
+import { EventList, type InputSink } from './backend.js';
+import { openScript } from './backend-script.js';
 import { PROFILES } from './description.js';
 import { input } from './index.js';
+import { LineReader } from './line-reader.js';
 import { describeDevice, deviceLine, parseLine, reportLine, ScriptCompiler } from './script.js';
 import { EV, InputConfig, InputEvent, SELECT } from './wire.js';
 
@@ -105,7 +108,15 @@ describe('lines', () => {
     ["'rel.REL_X'", { rel: { REL_X: 2 ** 31 } }],
     ["'after'", { key: 'KEY_A', after: -1 }],
     ['only SYN_REPORT', { events: [['EV_SYN', 3, 0]] }],
+    ["'events", { events: [[1, 30]] }],
+    ["'events", { events: [[1, 30, 0.5]] }],
+    ["'events", { events: [[1, 30, 2 ** 31]] }],
+    ["'events", { events: [[1, 0x10000, 1]] }],
+    ["'events'", { events: {} }],
+    ["'at'", { events: [[1, 30, 1]], at: -1 }],
+    ["'after'", { events: [[1, 30, 1]], after: '1' }],
     ['there is no code', { events: [['EV_FF', 1, 0]] }],
+    ["'touch.slot' is 1, and the device has up to 0", { touch: { slot: 1 } }],
     ['too many events', { events: new Array(2000).fill([1, 30, 1]) }],
   ])('refused: %s', (message, value) => {
     const compiler = new ScriptCompiler(PROFILES.keyboard);
@@ -125,6 +136,140 @@ describe('lines', () => {
       list.add(event[0]!, event[1]!, event[2]!);
     }
     expect(reportLine(list)).toBe('{"events":[["EV_KEY","KEY_A",1]]}\n');
+  });
+});
+
+/** Takes reports, and has room for them or not. */
+class Sink implements InputSink {
+  readonly times: number[] = [];
+  isFull = false;
+
+  report(): boolean {
+    this.times.push(performance.now());
+    return !this.isFull;
+  }
+
+  resync(): void {}
+}
+
+const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Keeps the process from everything for a while. */
+function stall(ms: number): void {
+  for (const end = performance.now() + ms; performance.now() < end; );
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  for (let i = 0; i < 1000 && !condition(); i += 1) await sleep(2);
+  expect(condition()).toBe(true);
+}
+
+const options = { description: PROFILES.mouse, isRepeated: false, log: () => {} };
+
+describe('times', () => {
+  const step = { rel: { REL_X: 1 }, after: 0.5 };
+
+  test('after stalls, all that is due is told at once, and no time is lost', async () => {
+    const path = script(...new Array(1400).fill(step));
+    const source = await openScript({ ...options, path });
+    const sink = new Sink();
+    source.start(sink);
+    const startedAt = performance.now();
+    await until(() => sink.times.length > 20);
+    // One stall of the process, and one of the driver.
+    stall(250);
+    await sleep(5);
+    const due = (performance.now() - startedAt) / 0.5;
+    expect(sink.times.length).toBeGreaterThan(due - 100);
+    sink.isFull = true;
+    const before = sink.times.length;
+    await sleep(250);
+    expect(sink.times.length).toBeLessThanOrEqual(before + 1);
+    sink.isFull = false;
+    source.resume();
+    await until(() => sink.times.length === 1400);
+    const tookMs = sink.times.at(-1)! - startedAt;
+    expect(tookMs).toBeGreaterThan(690);
+    expect(tookMs).toBeLessThan(850);
+    source.close();
+  });
+
+  test('lines of a pipe keep their times after a stall, and count from where they come late', async () => {
+    const path = join(folder, 'pipe');
+    execFileSync('mkfifo', [path]);
+    const writer = await open(path, 'r+');
+    await writer.write(lines(step));
+    const source = await openScript({ ...options, path });
+    const sink = new Sink();
+    source.start(sink);
+    const startedAt = performance.now();
+    await writer.write(lines(...new Array(1000).fill(step)));
+    await until(() => sink.times.length > 10);
+    stall(400);
+    await until(() => sink.times.length === 1001);
+    const tookMs = sink.times.at(-1)! - startedAt;
+    expect(tookMs).toBeGreaterThan(490);
+    expect(tookMs).toBeLessThan(700);
+    await sleep(100);
+    const saidAt = performance.now();
+    await writer.write(lines({ ...step, after: 50 }, { ...step, after: 50 }));
+    await until(() => sink.times.length === 1003);
+    const [first, second] = sink.times.slice(-2);
+    expect(first! - saidAt).toBeLessThan(40);
+    expect(second! - first!).toBeGreaterThan(40);
+    source.close();
+    await writer.close();
+  });
+});
+
+describe('lines of a stream', () => {
+  async function read(...parts: string[]): Promise<{ lines: string[]; log: string[] }> {
+    const log: string[] = [];
+    const stream = Readable.from(parts.map((part) => Buffer.from(part)));
+    const reader = new LineReader(stream, (line) => log.push(line));
+    const ended = new Promise((resolve) => stream.once('close', resolve));
+    const found: string[] = [];
+    reader.onLine = () => {
+      for (let line = reader.next(); line !== null; line = reader.next()) found.push(line);
+    };
+    await ended;
+    return { lines: found, log };
+  }
+
+  test('empty ones are left out; the last one needs no end', async () => {
+    expect(await read('a\n\nb', 'c\n \r\n', 'd')).toEqual({ lines: ['a', 'bc', 'd'], log: [] });
+  });
+
+  test('one that is too long is left out, whole, and said', async () => {
+    const long = 'x'.repeat(60_000);
+    const { lines: found, log } = await read('a\n', long, long, long, 'y\nb\n', 'c');
+    expect(found).toEqual(['a', 'b', 'c']);
+    expect(log).toEqual([expect.stringContaining('more than 65536 characters')]);
+    expect((await read(`${long}${long}\nd`)).lines).toEqual(['d']);
+  });
+
+  test('no more is read while there are many', async () => {
+    const stream = new PassThrough();
+    const reader = new LineReader(stream, () => {});
+    stream.write('a\n'.repeat(3000));
+    await sleep(5);
+    stream.write('b\n');
+    await sleep(5);
+    expect(stream.readableLength).toBe(2);
+    for (let i = 0; i < 3000; i += 1) expect(reader.next()).toBe('a');
+    expect(reader.next()).toBe(null);
+    await sleep(5);
+    expect([reader.next(), reader.next()]).toEqual(['b', null]);
+    reader.close();
+  });
+
+  test('a stream that breaks is told of', async () => {
+    const log: string[] = [];
+    const stream = new PassThrough();
+    new LineReader(stream, (line) => log.push(line));
+    stream.destroy(new Error('EIO'));
+    await sleep(5);
+    expect(log).toEqual(['the script cannot be read any more: EIO']);
   });
 });
 
@@ -152,6 +297,13 @@ describe('files', () => {
     const led = InputEvent.encode({ type: EV.LED, code: 1, value: 1 });
     await driver.request(1, { readable: [led] });
     expect(driver.log).toEqual(['input: LED_CAPSL is on']);
+  });
+
+  test('reports that are due together are told with one notification', async () => {
+    const taps = new Array<object>(16).fill({ key: 'KEY_A' });
+    const driver = await start({ script: script({ after: 20 }, ...taps) });
+    expect(await next(driver, 64)).toHaveLength(64);
+    expect(driver.counters(0).notifications).toBeLessThanOrEqual(2);
   });
 
   test('again and again', async () => {

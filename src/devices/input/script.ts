@@ -69,6 +69,30 @@ const LineSchema = v.strictObject({
 });
 type Line = v.InferOutput<typeof LineSchema>;
 
+const EVENT_LINE_KEYS: ReadonlySet<string> = new Set(['events', 'at', 'after']);
+const isTime = (value: unknown): boolean =>
+  value === undefined || (typeof value === 'number' && value >= 0 && value <= INT_MAX);
+const isCode = (value: unknown): boolean =>
+  typeof value === 'string' ||
+  (Number.isInteger(value) && (value as number) >= 0 && (value as number) <= 0xffff);
+const isEvent = (value: unknown): boolean =>
+  Array.isArray(value) &&
+  value.length === 3 &&
+  isCode(value[0]) &&
+  isCode(value[1]) &&
+  typeof value[2] === 'number' &&
+  (value[2] | 0) === value[2];
+
+/**
+ * True for a good line with nothing but events, as programs write them by the thousand: the schema
+ * takes as long as all else together. It has the last word on any other line.
+ */
+function isEventLine(line: Record<string, unknown>): line is Line {
+  for (const key in line) if (!EVENT_LINE_KEYS.has(key)) return false;
+  const { events, at, after } = line;
+  return Array.isArray(events) && events.every(isEvent) && isTime(at) && isTime(after);
+}
+
 const AxisSchema = v.strictObject({
   min: v.optional(number, 0),
   max: number,
@@ -174,14 +198,14 @@ export class ScriptCompiler {
 
   /** @throws VloError VLO_OPTION_INVALID */
   compile(value: Record<string, unknown>): ScriptStep {
-    const line = parse(LineSchema, value);
+    const line = isEventLine(value) ? value : parse(LineSchema, value);
     this.events = [];
     if (line.value !== undefined && line.key === undefined) throw wrong("'value' needs a 'key'");
     this.addNamed(EV.REL, line.rel);
     this.addNamed(EV.ABS, line.abs);
     this.addNamed(EV.SW, line.switch);
-    for (const touch of [line.touch ?? []].flat()) this.addTouch(touch);
-    for (const [type, name, number] of line.events ?? []) this.addRaw(type, name, number);
+    if (line.touch !== undefined) for (const touch of [line.touch].flat()) this.addTouch(touch);
+    if (line.events !== undefined) for (const event of line.events) this.addRaw(...event);
     this.addKeys(line);
     this.end();
     const { at: atMs = null, after: afterMs = 0 } = line;
@@ -203,12 +227,14 @@ export class ScriptCompiler {
     if (events.length > 0 && !isClosed) this.add(EV.SYN, SYN.REPORT, 0);
   }
 
-  private addNamed(type: number, given: Readonly<Record<string, number>> = {}): void {
+  private addNamed(type: number, given: Readonly<Record<string, number>> | undefined): void {
+    if (given === undefined) return;
     for (const [name, value] of Object.entries(given)) this.add(type, codeFor(type, name), value);
   }
 
   private addKeys({ key, value }: Line): void {
-    const keys = [key ?? []].flat().map((name) => codeFor(EV.KEY, name));
+    if (key === undefined) return;
+    const keys = [key].flat().map((name) => codeFor(EV.KEY, name));
     for (const code of keys) this.add(EV.KEY, code, value ?? 1);
     if (value !== undefined || keys.length === 0) return;
     this.end();
@@ -217,6 +243,8 @@ export class ScriptCompiler {
 
   private addTouch({ slot, id, x, y }: v.InferOutput<typeof TouchSchema>): void {
     const before = this.contacts.size;
+    const slotMax = this.description.axes.get(ABS_MT_SLOT)?.max ?? 0;
+    if (slot > slotMax) throw wrong(`'touch.slot' is ${slot}, and the device has up to ${slotMax}`);
     this.add(EV.ABS, ABS_MT_SLOT, slot);
     if (id !== undefined) {
       this.add(EV.ABS, ABS_MT_TRACKING_ID, id);

@@ -52,7 +52,8 @@ export class StateSum implements InputState {
     else this.contacts[this.slot * CONTACT_AXES + code - ABS_MT_FIRST] = value;
   }
 
-  applyAll({ types, codes, values, count }: EventList): void {
+  /** As far as the first `count` events say. */
+  applyAll({ types, codes, values }: EventList, count: number): void {
     for (let i = 0; i < count; i += 1) this.apply(types[i]!, codes[i]!, values[i]!);
   }
 
