@@ -7,7 +7,7 @@ import { run, start, waitFor } from './programs.mjs';
 /** Time in ms until a program that was started listens on its socket. */
 export const HEARD_AFTER = 500;
 const HEAR_MS = 20_000;
-const SETTLE_MS = 200;
+const SETTLE_MS = 500;
 
 const FD_MTU = 72;
 
@@ -44,6 +44,16 @@ export async function heard(name, count, words = [name]) {
   return { program, frames };
 }
 
+/** Waits until nothing more comes in. */
+async function settle(name) {
+  let before = -1;
+  for (let now = statistic(name, 'rx_packets'); now !== before; ) {
+    before = now;
+    await sleep(SETTLE_MS);
+    now = statistic(name, 'rx_packets');
+  }
+}
+
 /**
  * Sends `count` numbered frames with cangen, waiting where the queue is full, and counts on the
  * other side: frames that are missing, and any that is not in order.
@@ -59,7 +69,7 @@ export async function measure(from, to, count, words) {
   const sent = () => statistic(from, 'tx_packets') - sentBefore;
   await waitFor(() => sent() >= count, `${count} frames sent`).catch(() => {});
   const seconds = (performance.now() - startedAt) / 1000;
-  await sleep(SETTLE_MS);
+  await settle(to);
   await listener.stop('SIGINT');
   const numbers = [...listener.stdout.matchAll(/ 123#([0-9A-F]{16})/g)].map(([, hex]) =>
     Buffer.from(hex, 'hex').readBigUInt64LE(),
