@@ -47,7 +47,7 @@ export interface QueueDefinition {
 
 /** What the core offers to an open device. */
 export interface DeviceHost {
-  /** Writes one line to the log. */
+  /** Writes one line to the log; of a flood, as a hostile driver can cause, only a part is kept. */
   log(line: string): void;
   /** Tells the driver that the config space changed; `bytes` becomes its new content. */
   setConfig(bytes: Uint8Array): void;

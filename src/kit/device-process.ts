@@ -14,6 +14,7 @@ import {
   type QueueDefinition,
   type ResetCause,
 } from './define.js';
+import { LogLimit } from './log-limit.js';
 import { ServedQueue } from './served-queue.js';
 import { POLL_US_DEFAULT, QueueService } from './service.js';
 
@@ -56,11 +57,13 @@ export class DeviceProcess implements BackEndDevice {
   private readonly queueNames: string[] = [];
   private readonly served = new Map<DeviceQueue, ServedQueue>();
   private readonly runOptions: RunOptions;
+  private readonly logLimit: LogLimit;
   private configBytes: Uint8Array = new Uint8Array(0);
 
   private constructor(definition: AnyDeviceDefinition, runOptions: RunOptions) {
     this.definition = definition;
     this.runOptions = runOptions;
+    this.logLimit = new LogLimit((line) => runOptions.log?.(`${this.name}: ${line}`));
   }
 
   /**
@@ -197,7 +200,7 @@ export class DeviceProcess implements BackEndDevice {
   }
 
   private log(line: string): void {
-    this.runOptions.log?.(`${this.name}: ${line}`);
+    this.logLimit.log(line);
   }
 
   private onFault(queue: ServedQueue, fault: DriverFault): void {
