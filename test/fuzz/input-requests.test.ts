@@ -15,6 +15,7 @@ import { MockDriver, resourceCounts } from '../../src/testing/index.js';
 
 const EVENTQ = 0;
 const STATUSQ = 1;
+const RING_SIZE = 16;
 const MALFORMED = ['address', 'order', 'chain-length', 'indirect'] as const;
 
 const word = fc.oneof(fc.nat(0x20), fc.constantFrom(0x2ff, 0x300, 0x7fff, 0xffff));
@@ -64,7 +65,11 @@ async function runSteps(packed: boolean, isLive: boolean, steps: readonly Step[]
   const source = new NullInput(PROFILES.touchscreen, isLive);
   const open = () => new InputDevice(source).open();
   const definition = defineDevice({ ...input, options: v.object({}), arguments: {}, open });
-  const driver = await MockDriver.open(definition, {}, { packed, queueSize: 16, timeoutMs: 2000 });
+  const driver = await MockDriver.open(
+    definition,
+    {},
+    { packed, queueSize: RING_SIZE, timeoutMs: 2000 },
+  );
   try {
     for (const what of steps) {
       const isFull = (error: { code?: string }) => expect(error.code).toBe('VLO_REQUEST_INVALID');
@@ -87,6 +92,8 @@ async function serves(driver: MockDriver, source: NullInput): Promise<void> {
   await driver.negotiate();
   source.tell([EV.KEY, 0x14a, 1]);
   let isClosed = true;
+  // As many buffers as the ring has entries, at all times: with fewer, reports wait.
+  driver.supply(EVENTQ, new Array(RING_SIZE - 1).fill(8));
   for (let i = 0; i < 4000; i += 1) {
     driver.supply(EVENTQ, [8]);
     const { type, code } = InputEvent.decode((await driver.nextFilled(EVENTQ)).bytes);
@@ -94,7 +101,6 @@ async function serves(driver: MockDriver, source: NullInput): Promise<void> {
     isClosed = type === EV.SYN;
     if (type === EV.KEY && code === 0x14a) break;
   }
-  driver.supply(EVENTQ, [8]);
   expect(InputEvent.decode((await driver.nextFilled(EVENTQ)).bytes).type).toBe(EV.SYN);
 }
 
@@ -116,7 +122,7 @@ test.each(MALFORMED)('malformed chains, %s, on both queues at once', async (kind
   const source = new NullInput(PROFILES.touchscreen);
   const open = () => new InputDevice(source).open();
   const definition = defineDevice({ ...input, options: v.object({}), arguments: {}, open });
-  const driver = await MockDriver.open(definition, {});
+  const driver = await MockDriver.open(definition, {}, { queueSize: RING_SIZE });
   for (const index of [EVENTQ, STATUSQ]) driver.placeMalformed(index, kind);
   source.tell([EV.KEY, 0x14a, 1]);
   const faults = [await driver.nextFault(), await driver.nextFault()];
