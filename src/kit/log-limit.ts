@@ -22,7 +22,7 @@ export class LogLimit {
     this.lastAt = now();
   }
 
-  /** Writes a line, or counts it: before the next one that is written stands how many are missing. */
+  /** Writes a line, or counts it: before the next one stands how many are missing. */
   log(line: string): void {
     const now = this.now();
     this.allowance = Math.min(BURST, this.allowance + ((now - this.lastAt) / 1000) * RATE);
