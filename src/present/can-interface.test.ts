@@ -1,4 +1,7 @@
-/** A CAN controller as a vcan interface, where the kernel has that; else why it cannot be one. */
+/**
+ * A CAN controller as a vcan interface, where the kernel has that; else why it cannot be one. The
+ * lab's job `can` has such a kernel.
+ */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -32,8 +35,7 @@ async function connect(name: string): Promise<{ driver: CanDriver; stop: () => P
   return { driver, stop };
 }
 
-test('frames pass both ways, or it is said what is missing', async (context) => {
-  let reason: string | null = null;
+test('frames pass both ways, or it is said what is missing', async () => {
   await expectNoLeaks(async () => {
     const [one, other] = [await connect('a'), await connect('b')];
     const log: string[] = [];
@@ -43,12 +45,10 @@ test('frames pass both ways, or it is said what is missing', async (context) => 
     if (opened instanceof VloError) {
       expect(opened.code).toBe('VLO_CAN_INTERFACE');
       expect(opened.message).toMatch(/^the interface 'vlo-test' cannot be made: /);
-      reason = opened.message;
     } else await exchange(opened as CanInterface, other.driver);
     await one.stop();
     await other.stop();
   });
-  if (reason !== null) context.skip('no interface can be made here');
 });
 
 async function exchange(shown: CanInterface, driver: CanDriver): Promise<void> {

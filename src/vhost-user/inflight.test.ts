@@ -414,7 +414,7 @@ test('in-flight memory for too many queues or entries is refused, and not made',
     [0, 8],
     [3, 8],
     [1, 0],
-    [1, 2048],
+    [1, 32769],
   ] as const) {
     const wish = { mmapSize: 0, mmapOffset: 0, queueCount, queueSize };
     const reply = await h.frontEnd.get('GET_INFLIGHT_FD', wish);

@@ -1,4 +1,4 @@
-/** The completion scripts, in the shells that they are for. */
+/** The completion scripts, in bash; test/peers/completion.test.ts has those for zsh and fish. */
 import { Option } from 'commander';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ATTACHABLE_TYPES } from '../../adapter/attach.js';
@@ -8,16 +8,7 @@ import { kebabCase } from '../../hal/config-values.js';
 import type { OptionArgument } from '../../kit/index.js';
 import { makeProgram } from '../program.js';
 import { completionScript } from './index.js';
-import {
-  asWritten,
-  Completion,
-  FISH_ASK,
-  FISH_LINES,
-  hasProgram,
-  KEY_PRESSES,
-  written,
-  ZSH_KEYS,
-} from './test-utils.js';
+import { asWritten, Completion, hasProgram, KEY_PRESSES, written } from './test-utils.js';
 import { allCommands, describeProgram } from './tree.js';
 import { KNOWN_PLACES } from './values.js';
 
@@ -163,29 +154,5 @@ describe('bash', () => {
     const text = bash.run('script', shell, keys.map((line) => `${line}\n`).join(''), env);
     const more = ['serve', 'blk', '--engine=threads', '--blk-file', 'images/my disk.img'];
     expect(written(text)).toEqual([...KEY_PRESSES.map(([, words]) => words), more].map(asWritten));
-  });
-});
-
-describe('zsh', () => {
-  test('its syntax is right, and key presses', async (context) => {
-    if (!hasProgram('zsh')) return context.skip('zsh is not here');
-    const zsh = await Completion.open('zsh');
-    expect(zsh.run('zsh', ['-n', zsh.script])).toBe('');
-    const keys = KEY_PRESSES.map(([line]) => line);
-    const text = zsh.run('zsh', ['-f', '-c', ZSH_KEYS, 'zsh', 'vlo.zsh', ...keys]);
-    expect(written(text)).toEqual(KEY_PRESSES.map(([, words]) => asWritten(words)));
-    zsh.close();
-  });
-});
-
-describe('fish', () => {
-  test('its syntax is right, and what it shows', async (context) => {
-    if (!hasProgram('fish')) return context.skip('fish is not here');
-    const fish = await Completion.open('fish');
-    expect(fish.run('fish', ['-n', fish.script])).toBe('');
-    const lines = FISH_LINES.map(([line]) => line);
-    const text = fish.run('fish', ['-c', FISH_ASK, fish.script, ...lines]);
-    expect(text.split('\n').slice(0, -1)).toEqual(FISH_LINES.map(([, shown]) => shown.join('|')));
-    fish.close();
   });
 });
