@@ -33,11 +33,11 @@ async function cleanFileSystem(ws: Workspace, image: string): Promise<void> {
 describeWithPeers('virtio_blk in User-Mode Linux', () => {
   test('ext4: make it, copy a tree, check it, and find every file on the host', async () => {
     const ws = new Workspace();
-    const image = ws.path(ws.sparse('disk.img', 128 * MiB));
+    const image = ws.path(ws.sparse('disk.img', 256 * MiB));
     const backend = await startBlk(ws, { image: 'disk.img' });
     const said = await uml(
       ws,
-      `test "$(cat /sys/block/vda/size)" = ${(128 * MiB) / 512}
+      `test "$(cat /sys/block/vda/size)" = ${(256 * MiB) / 512}
        mkfs.ext4 -q /dev/vda
        mkdir /mnt/disk; mount -t ext4 /dev/vda /mnt/disk
        cp -r /usr/lib/x86_64-linux-gnu/nbdkit /usr/bin /mnt/disk/
