@@ -47,7 +47,7 @@ export interface CanListener {
   received(frame: CanFrame): void;
   /** The frame that was sent with this token is on the bus, or (false) never will be. */
   ended(token: number, isSent: boolean): void;
-  /** After {@link SEND_FULL}: there may be room. */
+  /** After `SEND_FULL`: there may be room. */
   writable(): void;
   /** Too many errors: the controller is off the bus, until it joins again. */
   busOff(): void;
@@ -58,7 +58,7 @@ export interface CanBus {
   /** True when FD frames can be sent and received. */
   readonly hasFd: boolean;
   /**
-   * Joins the bus. With `confirms`, frames are answered with {@link SEND_PENDING} as long as it is
+   * Joins the bus. With `confirms`, frames are answered with `SEND_PENDING` as long as it is
    * not known that they are on the bus.
    * @returns false when the bus cannot be joined now.
    */
