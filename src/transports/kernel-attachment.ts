@@ -22,7 +22,7 @@ import type { KernelPort, KernelTransport, PortHandler, PortState } from './kern
 /** How long an orderly removal may take, in ms; then requests fail. */
 const REMOVE_MS_MAX = 10_000;
 /** How long applications' node is waited for, in ms: a driver may have to be loaded first. */
-const NODE_MS_MAX = 5000;
+const NODE_MS_MAX = 10_000;
 /** How long a driver may be held up by a back end that answers a write to config space, in ms. */
 const CONFIG_MS_MAX = 1000;
 
