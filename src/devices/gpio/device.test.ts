@@ -378,6 +378,16 @@ describe('state that is kept', () => {
     expect([0, 1].map((line) => last.state(line).direction)).toEqual([NONE, NONE]);
   });
 
+  test('the value of a line that is no output yet is kept: the driver says it first', async () => {
+    const driver = await openKept(new SimulatedChip(2));
+    await setValue(driver, 0, 1);
+    await driver.close();
+    const store = new LineStore(join(folder, 'state'));
+    expect(store.load(0)).toEqual({ isActive: false, direction: NONE, output: 1, trigger: 0 });
+    expect(store.load(1)).toBeNull();
+    store.close();
+  });
+
   test('a full disk is told of, once, and the lines go on', () => {
     const lines: string[] = [];
     const store = new LineStore('/dev/full', (line) => lines.push(line));

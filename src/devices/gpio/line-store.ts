@@ -47,7 +47,8 @@ export class LineStore {
     const [isActive = 0, direction = 0, output = 0, trigger = 0] = entry;
     if (isActive > 1 || direction > DIRECTION.IN || output > 1) return null;
     if (!TRIGGERS.includes(trigger)) return null;
-    if (isActive === 0 && trigger === TRIGGER.NONE) return null;
+    // The value of a line that is no output yet is a part of making it one: Linux sets it first.
+    if (isActive === 0 && trigger === TRIGGER.NONE && output === 0) return null;
     return { isActive: isActive === 1, direction, output, trigger };
   }
 
