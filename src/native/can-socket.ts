@@ -93,8 +93,12 @@ export class CanSocket {
   readonly mtu: number;
   /** Number of the interface that the socket is for; a new one of the same name has another. */
   readonly index: number;
+  /** Frames that one {@link receive} brings at most. */
+  static readonly batchSize = BATCH;
   private readonly socket: Fd;
   private readonly buffer = new NativeBuffer(SIZE);
+  /** Data of the frame that {@link send} sends, 64 bytes. */
+  readonly outgoing = this.buffer.bytes.subarray(OUT + DATA, OUT + FD_SIZE);
   private readonly view = new DataView(this.buffer.bytes.buffer);
   private readonly name: string;
   private pending: Promise<unknown> = Promise.resolve();
@@ -148,11 +152,6 @@ export class CanSocket {
 
   get fd(): number {
     return this.socket.number;
-  }
-
-  /** Data of the frame that {@link send} sends, 64 bytes. */
-  get outgoing(): Uint8Array {
-    return this.buffer.bytes.subarray(OUT + DATA, OUT + FD_SIZE);
   }
 
   private prepareBatch(): void {

@@ -58,7 +58,7 @@ async function exchange(shown: CanInterface, driver: CanDriver): Promise<void> {
   await driver.start();
   const program = await SocketCanBus.open('vlo-test', { canConfirm: false, log: () => {} });
   const listener = {
-    ...{ hasRoom: true, ended: () => {}, writable: () => {}, busOff: () => {} },
+    ...{ hasRoomFor: () => true, ended: () => {}, writable: () => {}, busOff: () => {} },
     received: ({ id }: CanFrame) => void seen.push(id),
   };
   expect(program.join(listener, false)).toBe(true);

@@ -70,8 +70,8 @@ export class CanInterface implements Presentation, CanListener {
     }
   }
 
-  get hasRoom(): boolean {
-    return this.driver.hasRoom;
+  hasRoomFor(count: number): boolean {
+    return this.driver.hasRoomFor(count);
   }
 
   /** A program has sent a frame. */

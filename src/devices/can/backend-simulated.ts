@@ -15,12 +15,14 @@ import {
 const RETRY_MS = 1;
 
 /** The members of each bus of this process, by its name. */
-const members = new Map<string, Set<SimulatedBus>>();
+const members = new Map<string, SimulatedBus[]>();
 
 export class SimulatedBus implements CanBus {
   readonly hasFd = true;
   private readonly name: string;
   private listener: CanListener | null = null;
+  /** The members of this bus, while it is one of them. */
+  private joined: SimulatedBus[] | null = null;
   private timer: NodeJS.Timeout | null = null;
 
   constructor(name: string) {
@@ -29,8 +31,10 @@ export class SimulatedBus implements CanBus {
 
   join(listener: CanListener): boolean {
     this.listener = listener;
-    const joined = members.get(this.name) ?? new Set();
-    members.set(this.name, joined.add(this));
+    if (this.joined !== null) return true;
+    this.joined = members.get(this.name) ?? [];
+    this.joined.push(this);
+    members.set(this.name, this.joined);
     return true;
   }
 
@@ -38,19 +42,24 @@ export class SimulatedBus implements CanBus {
     this.listener = null;
     if (this.timer !== null) clearTimeout(this.timer);
     this.timer = null;
-    const joined = members.get(this.name);
-    joined?.delete(this);
-    if (joined?.size === 0) members.delete(this.name);
+    const { joined } = this;
+    if (joined === null) return;
+    this.joined = null;
+    joined.splice(joined.indexOf(this), 1);
+    if (joined.length === 0) members.delete(this.name);
   }
 
   send(frame: CanFrame): number {
-    const joined = members.get(this.name);
-    if (this.listener === null || joined === undefined) return SEND_FAILED;
-    for (const other of joined) {
+    const { joined } = this;
+    if (joined === null) return SEND_FAILED;
+    for (let i = 0; i < joined.length; i += 1) {
+      const other = joined[i]!;
       // A receiver in need of time delays the next frame: CAN has overload frames for that.
-      if (other !== this && other.listener?.hasRoom === false) return this.full();
+      if (other !== this && other.listener?.hasRoomFor(1) === false) return this.full();
     }
-    for (const other of joined) if (other !== this) other.listener?.received(frame);
+    for (let i = 0; i < joined.length; i += 1) {
+      if (joined[i] !== this) joined[i]!.listener?.received(frame);
+    }
     return SEND_DONE;
   }
 

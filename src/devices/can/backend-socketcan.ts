@@ -195,28 +195,36 @@ export class SocketCanBus implements CanBus {
   }
 
   private readable(): void {
+    let wasDown = false;
     for (let round = 0; round < ROUNDS_MAX; round += 1) {
       const { socket } = this;
       if (socket === null) return;
-      if (this.listener?.hasRoom === false) {
+      if (this.listener?.hasRoomFor(CanSocket.batchSize) === false) {
         // They wait in the kernel, which has room for more of them.
         this.watch?.pause();
         this.retrySoon();
+        if (wasDown) this.endAll(false);
         return;
       }
       const count = socket.receive();
       if (count < 0) {
-        if (socket.isUp)
-          this.watch?.resume(); // It was down for a moment.
-        else this.goneAway();
-        return;
+        if (!socket.isUp) {
+          this.goneAway();
+          return;
+        }
+        wasDown = true; // For a moment; what came before that can still be read.
+        continue;
       }
       for (let i = 0; i < count && this.socket === socket; i += 1) {
         socket.take(i, this.raw, this.frame.data);
         this.arrived();
       }
-      if (!CanSocket.isMore(count)) return;
+      if (!CanSocket.isMore(count)) break;
     }
+    if (!wasDown) return;
+    // What the interface had when it went down was not sent, and nobody will say so.
+    this.endAll(false);
+    if (this.listener !== null) this.watch?.resume();
   }
 
   /** A frame of this bus, one of our own, or an error. */

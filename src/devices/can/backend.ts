@@ -41,8 +41,8 @@ export const SEND_FAILED = 3;
 
 /** What hears of the bus. */
 export interface CanListener {
-  /** False while a frame more would be lost; a bus may wait a little for it. */
-  readonly hasRoom: boolean;
+  /** False while so many frames more would be lost; a bus may wait a little for it. */
+  hasRoomFor(count: number): boolean;
   /** Another one has sent a frame; it is the listener's only until it returns. */
   received(frame: CanFrame): void;
   /** The frame that was sent with this token is on the bus, or (false) never will be. */

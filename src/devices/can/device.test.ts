@@ -373,6 +373,109 @@ test('a driver that goes on after the death of its device has started the contro
   expect((await receive(driver)).id).toBe(7);
 });
 
+test('a front end that comes back finds the controller as it was: stopped, or off the bus', async () => {
+  const { bus, driver } = await openNull();
+  const comeBack = async (): Promise<void> => {
+    for (const queue of [TXQ, RXQ, CONTROLQ]) await driver.stopQueue(queue);
+    driver.device.reset('disconnect');
+    driver.device.setFeatures(driver.features);
+    expect(bus.listener).toBeNull();
+    for (const queue of [TXQ, RXQ, CONTROLQ]) driver.startQueue(queue);
+  };
+  await start(driver);
+  await comeBack();
+  expect(await send(driver, {})).toEqual(OK);
+  await stop(driver);
+  await comeBack();
+  expect(await send(driver, {})).toEqual(NOT_OK);
+  expect(bus.listener).toBeNull();
+  await start(driver);
+  bus.listener!.busOff();
+  await comeBack();
+  expect(isBusOff(driver)).toBe(true);
+  expect(await send(driver, {})).toEqual(NOT_OK);
+  // A new driver begins with nothing of that.
+  driver.device.reset('disconnect');
+  await driver.negotiate();
+  expect(isBusOff(driver)).toBe(false);
+});
+
+test('a driver that resets while its bus is away is not joined to it later', async () => {
+  const { bus, driver } = await openNull();
+  await start(driver);
+  for (const queue of [TXQ, RXQ, CONTROLQ]) await driver.stopQueue(queue);
+  driver.device.reset();
+  driver.device.setFeatures(driver.features);
+  bus.canJoin = false;
+  for (let i = 0; i < 2; i += 1) {
+    driver.startQueue(CONTROLQ);
+    await driver.stopQueue(CONTROLQ);
+  }
+  driver.device.reset();
+  bus.canJoin = true;
+  await sleep(1100); // As long as it would have taken to try again.
+  expect(bus.listener).toBeNull();
+});
+
+test('a token of a frame that was given up stands for no other before the bus has named it', async () => {
+  const { bus, driver } = await openNull();
+  await start(driver);
+  bus.answer = SEND_PENDING;
+  const first = send(driver, { id: 1 });
+  while (bus.frames.length < 1) await sleep(1);
+  await driver.stopQueue(TXQ);
+  expect(await first).toEqual(NOT_OK);
+  driver.startQueue(TXQ);
+  const second = send(driver, { id: 2 });
+  while (bus.frames.length < 2) await sleep(1);
+  const [firstToken, secondToken] = bus.tokens;
+  expect(secondToken).not.toBe(firstToken);
+  bus.listener!.ended(firstToken!, true); // The first one was sent all the same.
+  let isAnswered = false;
+  void second.then(() => (isAnswered = true));
+  await sleep(5);
+  expect(isAnswered).toBe(false);
+  bus.listener!.ended(secondToken!, true);
+  expect(await second).toEqual(OK);
+});
+
+test('what lies behind the data of a frame does not reach the bus', async () => {
+  const { bus, driver } = await openNull();
+  await start(driver);
+  await send(driver, { flags: FD, data: pattern(64) });
+  await send(driver, { data: pattern(8), length: 2 });
+  const { data } = bus.frames[1]!;
+  expect([...data.subarray(0, 2)]).toEqual([...pattern(8).subarray(0, 2)]);
+  expect(data.subarray(2).every((byte) => byte === 0)).toBe(true);
+});
+
+test('a driver that takes frames slowly but steadily loses none', async () => {
+  const [a, b] = [await open({ bus: 'steady' }), await open({ bus: 'steady' })];
+  await start(a);
+  await start(b);
+  for (let i = 0; i < FIFO_FRAMES; i += 32) {
+    await Promise.all(Array.from({ length: 32 }, (_, k) => send(a, { id: (i + k) & 0x7ff })));
+  }
+  const more = Array.from({ length: 12 }, (_, k) => send(a, { id: k }));
+  for (let i = 0; i < 12; i += 1) {
+    b.supply(RXQ, [80]);
+    await b.nextFilled(RXQ);
+    await sleep(25); // Less than a stall each time, and far more together.
+  }
+  expect(await Promise.all(more)).toEqual(more.map(() => OK));
+  expect(b.log).toEqual([]);
+});
+
+test('room is asked for a batch, and the patience for it ends', async () => {
+  const { bus, driver } = await openNull();
+  await start(driver);
+  for (let i = 0; i < FIFO_FRAMES - 31; i += 1) bus.receive(1, 0, pattern(0));
+  const listener = bus.listener!;
+  expect([listener.hasRoomFor(31), listener.hasRoomFor(32)]).toEqual([true, false]);
+  await sleep(120);
+  expect(listener.hasRoomFor(32)).toBe(true);
+});
+
 test.each([
   [{ canDevices: 'can0', bus: 'a' }, 'can: --bus does not go with --can-devices'],
   [{ canDevices: 'can0 can1' }, 'can: --can-devices: the name of one interface is needed'],

@@ -17,6 +17,7 @@ import {
   NOT_NOW,
   type OpenDevice,
   type Request,
+  type ResetCause,
   type ServedQueue,
 } from '../../kit/index.js';
 import { DriverFault } from '../../virtio/index.js';
@@ -58,10 +59,12 @@ export interface CanDeviceOptions {
   readonly log: (line: string) => void;
 }
 
-/** A frame on its way, and the request that waits for it. */
+/** A frame on its way, and the request that waits for it: null once that was answered early. */
 interface Slot {
   request: Request | null;
   queue: ServedQueue | null;
+  /** The bus has the token, and will name it once more, or is left. */
+  isTaken: boolean;
 }
 
 /** A controller on a bus. */
@@ -70,6 +73,7 @@ export class CanDevice implements CanListener {
   private readonly options: CanDeviceOptions;
   private readonly frame = new CanFrame();
   private readonly fifo = new FrameFifo();
+  /** Since when a bus waits for room; 0 while none does. */
   private fullAt = 0;
   private readonly slots: Slot[] = [];
   private readonly freeTokens: number[] = [];
@@ -81,6 +85,8 @@ export class CanDevice implements CanListener {
   private isStarted = false;
   /** False until the driver has said what it wants the controller to be. */
   private isModeKnown = false;
+  /** What the controller was when the front end went away, which may come back; null: unknown. */
+  private wasStarted: boolean | null = null;
   private isBusOff = false;
   private takesClassic = false;
   private takesFd = false;
@@ -91,7 +97,7 @@ export class CanDevice implements CanListener {
     this.bus = bus;
     this.options = options;
     for (let token = PENDING_MAX - 1; token >= 0; token -= 1) {
-      this.slots[token] = { request: null, queue: null };
+      this.slots[token] = { request: null, queue: null, isTaken: false };
       this.freeTokens.push(token);
     }
   }
@@ -110,7 +116,7 @@ export class CanDevice implements CanListener {
       buffersAdded: () => this.deliver(),
       queueStarted: (queue) => this.queueStarted(queue),
       queueStopping: (queue) => this.queueStopping(queue),
-      reset: () => this.reset(),
+      reset: (cause) => this.reset(cause),
       close: () => this.close(),
     };
   }
@@ -138,8 +144,9 @@ export class CanDevice implements CanListener {
       this.deliver();
     }
     if (queue.name !== 'controlq' || this.isModeKnown) return;
-    if (!queue.isFresh) this.goOn();
-    else this.modeIsKnown();
+    if (queue.isFresh) this.setBusOff(false);
+    if (queue.isFresh || this.wasStarted === false) this.modeIsKnown();
+    else this.goOn();
   }
 
   private queueStopping(queue: ServedQueue): void {
@@ -148,13 +155,19 @@ export class CanDevice implements CanListener {
   }
 
   /**
-   * A driver that goes on where another process has left off (a crash, a migration) does not say
-   * once more that it has started the controller.
+   * A driver that goes on after its front end came back, or where another process has left off (a
+   * crash, a migration), does not say once more that it has started the controller.
    */
   private goOn(): void {
+    this.stopGoingOn();
     if (this.isModeKnown) return;
     if (this.start()) this.modeIsKnown();
     else this.timer = setTimeout(() => this.goOn(), RETRY_MS);
+  }
+
+  private stopGoingOn(): void {
+    if (this.timer !== null) clearTimeout(this.timer);
+    this.timer = null;
   }
 
   private modeIsKnown(): void {
@@ -162,15 +175,18 @@ export class CanDevice implements CanListener {
     this.writable();
   }
 
-  private reset(): void {
-    if (this.timer !== null) clearTimeout(this.timer);
+  private reset(cause: ResetCause): void {
+    this.stopGoingOn();
+    const mayGoOn = cause === 'disconnect';
+    if (!mayGoOn) this.wasStarted = null;
+    else if (this.isModeKnown) this.wasStarted = this.isStarted;
     this.stop();
     this.isModeKnown = false;
-    this.setBusOff(false);
+    if (!mayGoOn) this.setBusOff(false);
   }
 
   private close(): void {
-    this.reset();
+    this.reset('driver');
     this.bus.close();
   }
 
@@ -199,6 +215,7 @@ export class CanDevice implements CanListener {
     this.isStarted = false;
     this.bus.leave();
     this.cancel(null);
+    for (let token = 0; token < PENDING_MAX; token += 1) this.free(token);
     const { lostCount } = this.fifo;
     if (lostCount > 0) this.options.log(`${lostCount} frames were lost since the start`);
     this.fifo.clear();
@@ -244,6 +261,7 @@ export class CanDevice implements CanListener {
     const slot = this.slots[token]!;
     slot.request = request;
     slot.queue = queue;
+    slot.isTaken = true;
     return result;
   }
 
@@ -265,8 +283,10 @@ export class CanDevice implements CanListener {
     frame.id = id;
     frame.flags = flags;
     frame.length = length;
-    if (isRemote) frame.data.fill(0);
-    else reader.read(frame.data);
+    // What lies behind the data, or is left of the last frame, must not reach the bus.
+    const dataSize = isRemote ? 0 : length;
+    for (let i = 0; i < dataSize; i += 1) frame.data[i] = reader.readU8();
+    frame.data.fill(0, dataSize);
     return true;
   }
 
@@ -284,14 +304,22 @@ export class CanDevice implements CanListener {
     if (request === null) return;
     slot.request = null;
     slot.queue = null;
-    this.freeTokens.push(token);
     request.writer.writeU8(result);
     queue!.complete(request);
+  }
+
+  /** The bus names the token no more: only now may it stand for another frame. */
+  private free(token: number): void {
+    const slot = this.slots[token]!;
+    if (!slot.isTaken) return;
+    slot.isTaken = false;
+    this.freeTokens.push(token);
     if (this.waiting !== null) this.writable(); // There is a token again.
   }
 
   ended(token: number, isSent: boolean): void {
     this.finish(token, isSent ? CAN_RESULT.OK : CAN_RESULT.NOT_OK);
+    this.free(token);
   }
 
   writable(): void {
@@ -313,12 +341,12 @@ export class CanDevice implements CanListener {
       this.options.log('frames are lost: the driver does not take them in time');
     }
     this.deliver();
-    if (fifo.hasRoom) this.fullAt = 0;
-    else if (this.fullAt === 0) this.fullAt = performance.now();
   }
 
-  get hasRoom(): boolean {
-    return this.fifo.hasRoom || performance.now() - this.fullAt > STALL_MS;
+  hasRoomFor(count: number): boolean {
+    if (this.fifo.room >= count) return true;
+    if (this.fullAt === 0) this.fullAt = performance.now();
+    return performance.now() - this.fullAt > STALL_MS;
   }
 
   /** Hands frames to the driver as long as there are buffers. */
@@ -327,15 +355,17 @@ export class CanDevice implements CanListener {
     while (queue !== null && fifo.count > 0) {
       const buffer = queue.take();
       if (buffer === null) return;
-      const message = fifo.peek();
-      if (buffer.writer.remaining < message.length) {
-        queue.putBack(buffer);
-        queue.deliver([message]); // Blames the driver, and stops the queue.
-        return;
+      const isShort = buffer.writer.remaining < fifo.firstSize;
+      if (!isShort) {
+        fifo.writeFirst(buffer.writer);
+        fifo.shift();
+        this.fullAt = 0; // A driver that takes frames, however slowly, is waited for.
       }
-      buffer.writer.write(message);
-      fifo.shift();
       queue.complete(buffer);
+      if (!isShort) continue;
+      const text = `a supplied buffer is smaller than a message of ${fifo.firstSize} bytes`;
+      queue.blame(new DriverFault('short', text));
+      return;
     }
   }
 }

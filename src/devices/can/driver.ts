@@ -114,7 +114,12 @@ export class CanDriver implements DriverClient {
 
   /** True while {@link send} takes a frame. */
   get hasRoom(): boolean {
-    return this.freeSlots.length > 0;
+    return this.hasRoomFor(1);
+  }
+
+  /** True while it takes so many of them. */
+  hasRoomFor(count: number): boolean {
+    return this.freeSlots.length >= count;
   }
 
   /** Joins the bus. @throws VloError VLO_DEVICE_FAILED when the device cannot. */

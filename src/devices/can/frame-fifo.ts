@@ -7,6 +7,7 @@
  *
  * A frame for which there is no slot is lost, as in a controller.
  */
+import type { ChainWriter } from '../../virtio/index.js';
 import type { CanFrame } from './backend.js';
 import { CAN_FLAG, CAN_MESSAGE, CanHeader, FRAME_MESSAGE_SIZE_MAX } from './wire.js';
 
@@ -25,13 +26,14 @@ export class FrameFifo {
   private readonly view = new DataView(this.bytes.buffer);
   private readonly sizes = new Uint8Array(FIFO_FRAMES);
 
-  get hasRoom(): boolean {
-    return this.count < FIFO_FRAMES;
+  /** Frames that still fit. */
+  get room(): number {
+    return FIFO_FRAMES - this.count;
   }
 
   /** False when it was lost. */
   push({ id, flags, length, data }: CanFrame): boolean {
-    if (!this.hasRoom) {
+    if (this.room === 0) {
       this.lostCount += 1;
       return false;
     }
@@ -52,10 +54,15 @@ export class FrameFifo {
     return true;
   }
 
-  /** The message that has waited longest. */
-  peek(): Uint8Array {
+  /** Bytes of the message that has waited longest. */
+  get firstSize(): number {
+    return this.sizes[this.first]!;
+  }
+
+  /** Writes it, byte by byte: nothing is allocated for a frame. */
+  writeFirst(writer: ChainWriter): void {
     const at = this.first * FRAME_MESSAGE_SIZE_MAX;
-    return this.bytes.subarray(at, at + this.sizes[this.first]!);
+    for (let i = 0; i < this.firstSize; i += 1) writer.writeU8(this.bytes[at + i]!);
   }
 
   /** Takes it out. */

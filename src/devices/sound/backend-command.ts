@@ -1,6 +1,7 @@
 /** Child processes: what is played goes to one's input, what is recorded is another's output. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import {
+  bytesInPipe,
   createPipe,
   ERRNO,
   type Fd,
@@ -17,7 +18,7 @@ import { SND_D } from './wire.js';
 
 /** How long in milliseconds until a program that ended is started again. */
 const RESTART_MS = 1000;
-/** How long a program may play on when the next one waits for it. */
+/** How long a program may play on when the next one waits for it, and then take to end. */
 const END_MS = 1000;
 
 export interface CommandOptions {
@@ -53,7 +54,7 @@ export class CommandSound implements SoundBackEnd {
       .replaceAll('{rate}', `${params.rate}`)
       .replaceAll('{channels}', `${params.channels}`)
       .replaceAll('{stream}', `${streamId}`);
-    const before = this.programs.get(streamId) ?? null;
+    const before = this.programs.get(streamId)?.running ?? null;
     // What lies in the pipe is heard late: no more than the driver's own buffer.
     const port = new PcmProgram(command, isOutput, params.bufferBytes, log, before);
     this.programs.set(streamId, port);
@@ -75,6 +76,10 @@ class PcmProgram implements PcmPort {
   private child: ChildProcess | null = null;
   private timer: NodeJS.Timeout | null = null;
   private isClosed = false;
+  /** The program before this one, as long as it is waited for. */
+  private before: PcmProgram | null;
+  /** How the program ended, while the last of what it has recorded lies in the pipe. */
+  private ending: string | null = null;
   /** Called when the program has ended and will not be started again. */
   private onEnd: (() => void) | null = null;
 
@@ -89,49 +94,78 @@ class PcmProgram implements PcmPort {
     this.isOutput = isOutput;
     this.pipeSize = pipeSize;
     this.log = log;
+    this.before = before;
     // Two programs at a time might not get the sound card.
-    if (before === null || before.child === null) this.start();
+    if (before === null) this.start();
     else before.endSoon(() => this.start());
   }
 
+  /** The program that runs for this stream: this one, or the one that it waits for. */
+  get running(): PcmProgram | null {
+    return this.child === null ? this.before : this;
+  }
+
   private start(): void {
+    this.before = null;
     if (this.isClosed) return;
+    try {
+      this.run();
+    } catch (error) {
+      this.ended((error as Error).message); // No descriptors, or no processes, for now.
+    }
+  }
+
+  private run(): void {
     const [reading, writing] = createPipe(this.pipeSize);
     const [ours, theirs] = this.isOutput ? [writing, reading] : [reading, writing];
     ours.setNonBlocking();
     const stdin = this.isOutput ? theirs.number : 'ignore';
     const stdout = this.isOutput ? 'ignore' : theirs.number;
     // A process group of its own: a shell's children end with it.
-    const child = spawn('/bin/sh', ['-c', this.command], {
-      stdio: [stdin, stdout, 'inherit'],
-      detached: true,
-    });
-    theirs.close();
+    let child: ChildProcess;
+    try {
+      child = spawn('/bin/sh', ['-c', this.command], {
+        stdio: [stdin, stdout, 'inherit'],
+        detached: true,
+      });
+    } catch (error) {
+      ours.close();
+      throw error;
+    } finally {
+      theirs.close();
+    }
     this.fd = ours;
     this.child = child;
     let isGone = false;
     const gone = (how: string): void => {
       if (isGone) return;
       isGone = true;
-      this.ended(how);
+      this.child = null;
+      const isLeft = !this.isOutput && this.fd !== null && bytesInPipe(this.fd) > 0;
+      if (isLeft) this.ending = how;
+      else this.ended(how);
     };
     child.on('error', (error) => gone(error.message));
     child.on('exit', (status, signal) => gone(`status ${status ?? signal}`));
   }
 
   private ended(how: string): void {
-    this.child = null;
+    this.ending = null;
     this.fd?.close();
     this.fd = null;
-    if (this.timer !== null) clearTimeout(this.timer);
-    this.timer = null;
+    this.setTimer(null);
     if (this.isClosed) {
       this.onEnd?.();
       return;
     }
     this.log(`'${this.command}' ended with ${how}; it is started again`);
-    this.timer = setTimeout(() => this.start(), RESTART_MS);
-    this.timer.unref();
+    this.setTimer(() => this.start(), RESTART_MS);
+  }
+
+  /** One at a time; null for none. */
+  private setTimer(callback: (() => void) | null, delayMs = 0): void {
+    if (this.timer !== null) clearTimeout(this.timer);
+    this.timer = callback === null ? null : setTimeout(callback, delayMs).unref();
   }
 
   play(reader: ChainReader): number {
@@ -149,7 +183,9 @@ class PcmProgram implements PcmPort {
     writer.gather(list, writer.remaining);
     const result = readVector(this.fd.number, list.address, Math.min(list.count, IOV_MAX));
     if (result > 0) writer.advance(result);
-    if (result === 0) return -ERRNO.EPIPE!;
+    const isEmpty = result === 0 || result === -ERRNO.EAGAIN!;
+    if (isEmpty && this.ending !== null) this.ended(this.ending);
+    if (result === 0 || this.fd === null) return -ERRNO.EPIPE!;
     return result === -ERRNO.EAGAIN! ? 0 : result;
   }
 
@@ -162,25 +198,32 @@ class PcmProgram implements PcmPort {
   close(): void {
     if (this.isClosed) return;
     this.isClosed = true;
+    this.ending = null;
     this.fd?.close();
     this.fd = null;
-    if (this.timer !== null) clearTimeout(this.timer);
-    this.timer = null;
+    this.setTimer(null);
   }
 
-  /** Somebody waits for its end. */
+  /** Somebody waits for its end; the last one to do so is told. */
   private endSoon(onEnd: () => void): void {
     this.onEnd = onEnd;
-    this.timer = setTimeout(() => this.kill(), END_MS);
-    this.timer.unref();
+    if (this.timer === null) this.setTimer(() => this.kill(), END_MS);
   }
 
+  /** Ends what runs, and does not start it again. */
   kill(): void {
+    this.before?.kill();
     this.close();
+    if (this.child === null) return;
+    this.signal('SIGTERM');
+    this.setTimer(() => this.signal('SIGKILL'), END_MS);
+  }
+
+  private signal(name: 'SIGTERM' | 'SIGKILL'): void {
     const pid = this.child?.pid;
     if (pid === undefined) return;
     try {
-      process.kill(-pid, 'SIGTERM');
+      process.kill(-pid, name);
     } catch {
       // It has ended, and the news of it is on its way.
     }

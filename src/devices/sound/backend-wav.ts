@@ -1,5 +1,13 @@
 /** WAV files: what is played is written to one, what is recorded is read from another. */
-import { accessSync, closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  openSync,
+  readSync,
+} from 'node:fs';
 import { dirname } from 'node:path';
 import { VloError } from '../../errors.js';
 import { ERRNO, IOV_MAX, IovecList, NativeBuffer, preadv, pwritev } from '../../native/index.js';
@@ -27,6 +35,9 @@ export interface WavOptions {
   readonly limits: PcmOffer;
 }
 
+/** Reads of a short file that is repeated, before others get their turn. */
+const ROUNDS_MAX = 1024;
+
 const list = new IovecList(64);
 
 function accessError(option: string, path: string, cause: unknown): VloError {
@@ -41,14 +52,15 @@ export class WavSound implements SoundBackEnd {
   /** How often each stream was prepared. */
   private readonly takes = new Map<number, number>();
 
-  /** @throws VloError VLO_SOUND_ACCESS for a file that cannot be read, or a folder not written */
+  /** @throws VloError VLO_SOUND_ACCESS for a file that cannot be read, or one not written */
   constructor(options: WavOptions) {
     const { playbackFile, captureFile } = options;
     this.options = options;
     this.header = captureFile === null ? null : readHeader(captureFile);
     if (playbackFile === null) return;
     try {
-      accessSync(dirname(playbackFile), constants.W_OK);
+      const isThere = existsSync(playbackFile);
+      accessSync(isThere ? playbackFile : dirname(playbackFile), constants.W_OK);
     } catch (cause) {
       throw accessError('playback-file', playbackFile, cause);
     }
@@ -70,11 +82,12 @@ export class WavSound implements SoundBackEnd {
     };
   }
 
+  /** @throws VloError VLO_SOUND_ACCESS for a file that cannot be used now, or has become another */
   open(streamId: number, direction: number, params: PcmParams): PcmPort {
     const { playbackFile, captureFile, loop } = this.options;
     if (direction === SND_D.INPUT) {
       if (captureFile === null) return new NullPort(params);
-      return new WavSource(captureFile, this.header!, loop);
+      return openSource(captureFile, this.header!, loop);
     }
     if (playbackFile === null) return new NullPort(params);
     const take = (this.takes.get(streamId) ?? 0) + 1;
@@ -88,23 +101,56 @@ export class WavSound implements SoundBackEnd {
 
 /** @throws VloError VLO_SOUND_ACCESS */
 function readHeader(path: string): WavHeader {
+  const fd = openFile('capture-file', path, constants.O_RDONLY);
+  try {
+    return headerOf(fd, path);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** A pipe in the place of a file must not stop the process until somebody opens its other end. */
+function openFile(option: string, path: string, flags: number): number {
+  try {
+    return openSync(path, flags | constants.O_NONBLOCK, 0o644);
+  } catch (cause) {
+    throw accessError(option, path, cause);
+  }
+}
+
+function headerOf(fd: number, path: string): WavHeader {
   const bytes = new Uint8Array(WAV_SEARCH_SIZE);
   let length = 0;
   try {
-    const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-    try {
-      length = readSync(fd, bytes, 0, bytes.length, 0);
-    } finally {
-      closeSync(fd);
-    }
+    length = readSync(fd, bytes, 0, bytes.length, 0);
   } catch (cause) {
     throw accessError('capture-file', path, cause);
   }
   const header = decodeWavHeader(bytes.subarray(0, length));
   const problem = typeof header === 'string' ? header : problemOf(header);
   if (problem === null) return header as WavHeader;
+  throw sourceError(path, problem);
+}
+
+function sourceError(path: string, problem: string): VloError {
   const message = `'${path}' cannot be recorded from: ${problem}; check --capture-file`;
-  throw new VloError('VLO_SOUND_ACCESS', message);
+  return new VloError('VLO_SOUND_ACCESS', message);
+}
+
+/** Opens the file for a take: it may be another one than that whose format was offered. */
+function openSource(path: string, offered: WavHeader, loop: boolean): WavSource {
+  const fd = openFile('capture-file', path, constants.O_RDONLY);
+  try {
+    const header = headerOf(fd, path);
+    const { format, rate, channels } = header;
+    const isSame =
+      format === offered.format && rate === offered.rate && channels === offered.channels;
+    if (isSame) return new WavSource(fd, header, loop);
+    throw sourceError(path, 'its format has changed since the device was started');
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
 }
 
 function problemOf(header: WavHeader | null): string | null {
@@ -117,13 +163,14 @@ function problemOf(header: WavHeader | null): string | null {
 class WavSink implements PcmPort {
   private readonly fd: number;
   private readonly params: PcmParams;
-  private readonly header = new NativeBuffer(WAV_HEADER_SIZE);
+  private readonly header: NativeBuffer;
   private size = 0;
 
   constructor(path: string, params: PcmParams) {
     const { O_WRONLY, O_CREAT, O_TRUNC } = constants;
     this.params = params;
-    this.fd = openSync(path, O_WRONLY | O_CREAT | O_TRUNC, 0o644);
+    this.fd = openFile('playback-file', path, O_WRONLY | O_CREAT | O_TRUNC);
+    this.header = new NativeBuffer(WAV_HEADER_SIZE);
     this.writeHeader();
   }
 
@@ -164,10 +211,10 @@ class WavSource implements PcmPort {
   private readonly size: number;
   private position = 0;
 
-  constructor(path: string, header: WavHeader, loop: boolean) {
+  constructor(fd: number, header: WavHeader, loop: boolean) {
     this.header = header;
     this.loop = loop;
-    this.fd = openSync(path, constants.O_RDONLY);
+    this.fd = fd;
     // A program that writes to a pipe cannot know the size, and leaves a number that is too large.
     this.size = Math.min(header.size, Math.max(0, fstatSync(this.fd).size - header.offset));
   }
@@ -178,7 +225,8 @@ class WavSource implements PcmPort {
 
   record(writer: ChainWriter): number {
     const wanted = writer.remaining;
-    while (writer.remaining > 0) {
+    for (let round = 0; writer.remaining > 0; round += 1) {
+      if (round === ROUNDS_MAX) return wanted - writer.remaining;
       if (this.position >= this.size && this.loop) this.position = 0;
       const part = Math.min(writer.remaining, this.size - this.position);
       if (part <= 0) break;

@@ -1,6 +1,6 @@
 /** Back ends with something behind them: WAV files, and programs. */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,11 +11,13 @@ import { FORMATS } from './format.js';
 import { sound } from './index.js';
 import {
   command,
+  control,
   nextEvent,
   play,
   prepare,
   query,
   record,
+  setParams,
   statusOf,
   type TestParams,
 } from './test-utils.js';
@@ -155,8 +157,50 @@ describe('WAV files', () => {
     await open({ audioBackend: 'wav', captureFile: file('in.wav'), loop: true });
     const recorded = await recordAll(2);
     expect(recorded).toEqual(Uint8Array.from(recorded, (_, i) => frames[i % 1000]!));
+    await prepare(driver!, 1);
+    await command(driver!, PCM_START, 1);
     writeFileSync(file('in.wav'), '');
-    expect(await recordAll(1)).toEqual(new Uint8Array(PERIOD));
+    const silence = await record(driver!, 1, PERIOD);
+    expect(silence.bytes.subarray(0, PERIOD)).toEqual(new Uint8Array(PERIOD));
+  });
+
+  test('a file that is repeated far too often is left for others in between', async () => {
+    const frames = writeWav(file('in.wav'), 4);
+    await open({ audioBackend: 'wav', captureFile: file('in.wav'), loop: true });
+    const size = 4 * 4000;
+    const recorded = await recordAll(1, size);
+    expect(recorded).toEqual(Uint8Array.from(recorded, (_, i) => frames[i % 4]!));
+    expect(recorded).toHaveLength(size);
+  });
+
+  test('a file that goes, is another one, or comes back', async () => {
+    const frames = writeWav(file('in.wav'), PERIOD);
+    await open({ audioBackend: 'wav', captureFile: file('in.wav') });
+    const header = encodeWavHeader({ ...CD, rate: 44100 }, 4);
+    const refused = async (): Promise<string> => {
+      await control(driver!, setParams(1));
+      expect(await command(driver!, SND_R.PCM_PREPARE, 1)).toBe(SND_S.IO_ERR);
+      return driver!.log.at(-1)!;
+    };
+    rmSync(file('in.wav'));
+    expect(await refused()).toMatch(/ENOENT.*--capture-file.*VLO_SOUND_ACCESS/);
+    writeFileSync(file('in.wav'), joinBytes(header, new Uint8Array(4)));
+    expect(await refused()).toMatch(/format has changed.*VLO_SOUND_ACCESS/);
+    writeWav(file('in.wav'), PERIOD, Buffer.from('LIST\u0004\0\0\0abcd'));
+    expect((await recordAll(1)).subarray(0, PERIOD)).toEqual(frames);
+  });
+
+  test('a file that cannot be written to now, and later can', async () => {
+    await open({ audioBackend: 'wav', playbackFile: file('out-{take}.wav') });
+    await control(driver!, setParams(0));
+    // A pipe in its place must not stop the process until somebody reads from it.
+    execFileSync('mkfifo', [file('out-1.wav'), file('out-2.wav')]);
+    for (let i = 0; i < 2; i += 1) {
+      expect(await command(driver!, SND_R.PCM_PREPARE, 0)).toBe(SND_S.IO_ERR);
+      expect(driver!.log.at(-1)).toMatch(/ENXIO.*--playback-file.*VLO_SOUND_ACCESS/);
+    }
+    await playAll(pattern(PERIOD));
+    expect(readFileSync(file('out-3.wav'))).toHaveLength(PERIOD + WAV_HEADER_SIZE);
   });
 
   test.each<[string, string | Uint8Array | null, string]>([
@@ -236,6 +280,60 @@ describe('programs', () => {
     writeFileSync(file('in.raw'), frames);
     await open({ captureCommand: `cat ${file('in.raw')}; sleep 5` });
     expect(await recordAll(10)).toEqual(frames);
+  });
+
+  test('one that records and ends: nothing that it wrote is lost', async () => {
+    const frames = pattern(4 * PERIOD);
+    writeFileSync(file('in.raw'), frames);
+    await open({ captureCommand: `exec cat ${file('in.raw')}` });
+    expect(await recordAll(4)).toEqual(frames);
+    expect(driver!.log).toEqual([]);
+    await prepare(driver!, 1);
+    await command(driver!, PCM_START, 1);
+    const parts = [1, 2, 3, 4, 5].map(() => record(driver!, 1, PERIOD));
+    const statuses = (await Promise.all(parts)).map(statusOf);
+    expect(statuses).toEqual([SND_S.OK, SND_S.OK, SND_S.OK, SND_S.OK, SND_S.IO_ERR]);
+    expect(driver!.log[0]).toContain('ended with status 0');
+  });
+
+  test('one at a time for each stream, however often it is set up', async () => {
+    const [marks, together] = [file('marks'), file('together')];
+    mkdirSync(marks);
+    await open({
+      playbackCommand:
+        `mkdir ${marks}/one || echo >> ${together}; cat > /dev/null; sleep 0.3; ` +
+        `rmdir ${marks}/one`,
+    });
+    for (let i = 0; i < 5; i += 1) {
+      await prepare(driver!, 0);
+      await sleep(20);
+    }
+    await playAll(pattern(2 * PERIOD));
+    expect(existsSync(together)).toBe(false);
+  });
+
+  test('one that does not want to end does not hold the next up for ever', async () => {
+    await open({ playbackCommand: "trap '' TERM; cat > /dev/null; while :; do sleep 0.1; done" });
+    await playAll(pattern(PERIOD));
+    await playAll(pattern(8 * PERIOD));
+  });
+
+  test('when the last one ends with the device, so does the one before', async () => {
+    const mark = `${process.pid}${Math.round(performance.now())}`;
+    const left = (): number => {
+      const text = execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' });
+      return text.split('\n').filter((line) => line === `sleep 601.${mark}`).length;
+    };
+    await open({ playbackCommand: `cat > /dev/null; sleep 601.${mark}; true` });
+    await prepare(driver!, 0);
+    await sleep(50);
+    await prepare(driver!, 0);
+    await command(driver!, PCM_RELEASE, 0);
+    await expect.poll(left, { timeout: 2000 }).toBe(1);
+    await prepare(driver!, 0); // It waits for the first one.
+    await driver!.close();
+    driver = null;
+    await expect.poll(left, { timeout: 900 }).toBe(0);
   });
 
   test('one that ends is started again, and the driver hears of both', async () => {

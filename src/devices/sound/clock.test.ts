@@ -138,3 +138,21 @@ test('a last piece is as long as it is', () => {
   vi.advanceTimersByTime(20);
   expect(ends).toEqual([10, 15]);
 });
+
+test('a process that stood still for less than the buffer goes on in time, without a gap', () => {
+  const large = { ...PARAMS, bufferBytes: 50 * PERIOD };
+  stream.set(large, 0);
+  stream.prepare(port);
+  for (let i = 0; i < 50; i += 1) place();
+  stream.start();
+  vi.advanceTimersByTime(10);
+  // 200 ms without a timer, which a buffer of 500 ms covers.
+  const real = performance.now.bind(performance);
+  const jump = vi.spyOn(performance, 'now').mockImplementation(() => real() + 200);
+  vi.advanceTimersByTime(10);
+  expect(ends).toHaveLength(22); // By the clock, and not one more.
+  vi.advanceTimersByTime(30);
+  expect(ends).toHaveLength(25);
+  jump.mockRestore();
+  expect(xruns).toEqual([]);
+});

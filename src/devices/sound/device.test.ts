@@ -109,6 +109,9 @@ describe('what there is', () => {
     const { items } = await query(driver, SND_R.JACK_INFO, [0, 2, JackInfo.size]);
     const defconf = [0, 1].map((i) => JackInfo.decode(items.subarray(i * JackInfo.size)).defconf);
     expect(defconf).toEqual([0x01010010, 0x01a10073]);
+    await driver.negotiate();
+    const again = await query(driver, SND_R.JACK_INFO, [1, 1, JackInfo.size]);
+    expect(JackInfo.decode(again.items).defconf).toBe(0x01a10010);
   });
 
   test('requests that do not exist, or are cut short', async () => {

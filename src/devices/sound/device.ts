@@ -113,7 +113,7 @@ export class SoundDevice {
 
   private reset(): void {
     for (const stream of this.streams) stream.reset();
-    this.jacks.infosRead(); // The next driver asks.
+    this.jacks.reset();
   }
 
   /** False when the driver has no buffer for an event: it is then lost, unless it is said again. */
@@ -121,8 +121,9 @@ export class SoundDevice {
     return this.eventQueue?.deliver([SndEvent.encode({ code, data })]) === true;
   }
 
-  private healthChanged({ id }: PcmStream, errno: number): void {
-    this.log(errno === 0 ? `stream ${id} works again` : `stream ${id} fails (errno ${errno})`);
+  private healthChanged({ id, isOpen }: PcmStream, errno: number): void {
+    if (errno !== 0) this.log(`stream ${id} fails (errno ${errno})`);
+    else this.log(isOpen ? `stream ${id} works again` : `stream ${id} failed, and is closed`);
     this.jacks.setWorking(id, errno === 0);
   }
 
@@ -136,23 +137,37 @@ export class SoundDevice {
     }
     const code = reader.readU32();
     if (code === SND_R.JACK_INFO) {
-      this.answerInfos(reader, writer, this.jacks.infos);
-      this.jacks.infosRead();
+      this.answerInfos(reader, writer, this.jacks.infos, (startId, count) =>
+        this.jacks.infosRead(startId, count),
+      );
     } else if (code === SND_R.PCM_INFO) this.answerInfos(reader, writer, this.streamInfos);
     else if (code === SND_R.CHMAP_INFO) this.answerInfos(reader, writer, this.chmapInfos);
     else if (code === SND_R.JACK_REMAP) writer.writeU32(this.jacks.remap(reader));
     else if (code === SND_R.PCM_RELEASE || ALLOWED[code] !== undefined) {
       writer.writeU32(this.controlStream(code, reader));
-      // The I/O messages that it ended become visible before it does.
-      if (code === SND_R.PCM_RELEASE) return Promise.resolve();
+      if (code === SND_R.PCM_RELEASE) return this.released();
     } else writer.writeU32(SND_S.NOT_SUPP);
     return undefined;
+  }
+
+  /**
+   * A release is answered after all messages that the driver placed before it. The control queue
+   * is served first, so some may still lie in their ring: they end as they are found in this turn.
+   */
+  private released(): Promise<void> {
+    return new Promise((resolve) =>
+      setImmediate(() => {
+        for (const stream of this.streams) stream.isEnding = false;
+        resolve();
+      }),
+    );
   }
 
   private answerInfos(
     reader: ChainReader,
     writer: ChainWriter,
     infos: readonly Uint8Array[],
+    onRead: (startId: number, count: number) => void = () => {},
   ): void {
     const startId = reader.remaining < 12 ? infos.length + 1 : reader.readU32();
     if (startId > infos.length) {
@@ -167,6 +182,7 @@ export class SoundDevice {
       return;
     }
     writer.writeU32(SND_S.OK);
+    onRead(startId, count);
     for (let id = startId; id < startId + count; id += 1) {
       // Drivers of another version may know a shorter or a longer structure.
       const info = infos[id]!.subarray(0, size);
@@ -182,8 +198,10 @@ export class SoundDevice {
     const isSetUp = code === SND_R.PCM_SET_PARAMS || code === SND_R.PCM_PREPARE;
     // Linux leaves RELEASE out after an xrun, when no message of the stream is under way.
     if (isSetUp && stream.state === 'stopped') stream.release();
-    if (code === SND_R.PCM_RELEASE) stream.release();
-    else if (!ALLOWED[code]!.includes(stream.state)) return SND_S.BAD_MSG;
+    if (code === SND_R.PCM_RELEASE) {
+      stream.release();
+      stream.isEnding = true;
+    } else if (!ALLOWED[code]!.includes(stream.state)) return SND_S.BAD_MSG;
     else if (code === SND_R.PCM_SET_PARAMS) return this.setParams(stream, reader);
     else if (code === SND_R.PCM_PREPARE) return this.prepare(stream);
     else if (code === SND_R.PCM_START) stream.start();
@@ -222,7 +240,8 @@ export class SoundDevice {
       stream.prepare(this.backEnd.open(id, direction, params!));
       return SND_S.OK;
     } catch (error) {
-      this.log(`stream ${id} cannot be prepared: ${(error as Error).message}`);
+      const { code, message } = error as NodeJS.ErrnoException;
+      this.log(`stream ${id} cannot be prepared: ${message} (${code ?? 'no code'})`);
       stream.release();
       return SND_S.IO_ERR;
     }

@@ -152,8 +152,15 @@ export class SoundStream {
     if (isRunning) await this.say('START', SND_R.PCM_START);
   }
 
-  /** Hands over frames to play, at most a period; resolves when there is room for the next. */
+  /**
+   * Hands over frames to play, at most a period; resolves when there is room for the next.
+   * @throws VloError VLO_REQUEST_INVALID for more than a message can hold
+   */
   async write(frames: Uint8Array): Promise<void> {
+    if (frames.length > this.periodBytesMax) {
+      const text = `${frames.length} bytes of frames; a message holds ${this.periodBytesMax}`;
+      throw new VloError('VLO_REQUEST_INVALID', text);
+    }
     while (this.free.length === 0 && this.host.error === null) await this.change();
     if (this.host.error !== null) throw this.host.error;
     const slot = this.free.pop()!;

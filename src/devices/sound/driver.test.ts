@@ -161,3 +161,18 @@ test('close fails what waits', () =>
 test('without a back end', async () => {
   await expect(SoundDriver.connect({ path })).rejects.toMatchObject({ code: 'VLO_DISCONNECTED' });
 });
+
+test('more frames than a message holds are refused, and take no place', async () => {
+  const stop = await serve();
+  const driver = await SoundDriver.connect({ path });
+  const [player] = driver.streams;
+  await player!.prepare(CD);
+  for (let i = 0; i < 20; i += 1) {
+    const frames = new Uint8Array(player!.periodBytesMax + 1);
+    await expect(player!.write(frames)).rejects.toMatchObject({ code: 'VLO_REQUEST_INVALID' });
+  }
+  await player!.write(pattern(PERIOD));
+  await player!.release();
+  await driver.close();
+  await stop();
+});

@@ -30,6 +30,7 @@ class Jack {
 export class JackPanel {
   /** Answers of JACK_INFO. */
   readonly infos: readonly Uint8Array[];
+  private readonly places: readonly number[];
   private readonly jacks: readonly Jack[];
   private readonly tell: (code: number, id: number) => boolean;
 
@@ -52,6 +53,7 @@ export class JackPanel {
         connected: 1,
       });
     });
+    this.places = this.infos.map((info) => info[JackInfo.offsets.defconf]!);
   }
 
   /** Something is plugged in, or nothing is any more; false when there is no such jack. */
@@ -89,9 +91,17 @@ export class JackPanel {
     if (this.tell(code, id)) jack.told = isConnected;
   }
 
-  /** A driver that starts asks for the state of all jacks: that is what it knows. */
-  infosRead(): void {
-    for (const jack of this.jacks) jack.told = jack.isConnected;
+  /** The driver has asked for these jacks: that is what it knows. */
+  infosRead(startId: number, count: number): void {
+    for (const jack of this.jacks.slice(startId, startId + count)) jack.told = jack.isConnected;
+  }
+
+  /** The next driver asks for all jacks, and finds each of them where it was at first. */
+  reset(): void {
+    this.infosRead(0, this.jacks.length);
+    for (const [id, info] of this.infos.entries()) {
+      info[JackInfo.offsets.defconf] = this.places[id]!;
+    }
   }
 
   /** Serves JACK_REMAP; the reader is past the code. Returns the status. */

@@ -6,7 +6,7 @@ import { FORMATS } from './format.js';
 import { sound } from './index.js';
 import * as utils from './test-utils.js';
 import { command, nextEvent, play, prepare, record, sleep, statusOf } from './test-utils.js';
-import { PCM_F, PcmStatus, PcmXfer, SND_Q, SND_R, SND_S } from './wire.js';
+import { JackInfo, PCM_F, PcmStatus, PcmXfer, SND_Q, SND_R, SND_S } from './wire.js';
 
 const LAYOUTS = [
   { name: 'split', packed: false },
@@ -91,6 +91,39 @@ describe.each(LAYOUTS)('$name ring: time', ({ packed }) => {
     expect(ended).toBe(3);
     expect(backEnd.played).toBeLessThanOrEqual(50 * PERIOD);
     expect(backEnd.openPorts).toBe(0);
+  });
+
+  test('RELEASE is answered after what was placed before it, also when that was not seen yet', async () => {
+    const { backEnd, driver } = await openTest({ packed });
+    await prepare(driver, 0);
+    await command(driver, PCM_START, 0);
+    await command(driver, PCM_STOP, 0);
+    const order: string[] = [];
+    const last = play(driver, 0, pattern(PERIOD)).then((result) => {
+      order.push('message');
+      return statusOf(result);
+    });
+    // The control queue is served first.
+    const released = command(driver, PCM_RELEASE, 0).then(() => order.push('release'));
+    expect(await last).toBe(OK);
+    await released;
+    expect(order).toEqual(['message', 'release']);
+    expect(backEnd.played).toBe(0);
+    // That is over with the release: later ones are for a stream that was not prepared.
+    expect(statusOf(await play(driver, 0, pattern(PERIOD)))).toBe(IO_ERR);
+  });
+
+  test('messages that wait while a stream is set up anew are not forgotten', async () => {
+    const { driver } = await openTest({ packed });
+    const early = play(driver, 0, pattern(PERIOD));
+    while (driver.counters(SND_Q.TX).popped === 0) await sleep(1);
+    expect(await utils.control(driver, utils.setParams(0))).toBe(OK);
+    expect(statusOf(await early)).toBe(IO_ERR);
+    await prepare(driver, 0);
+    const filled = play(driver, 0, pattern(PERIOD));
+    while (driver.counters(SND_Q.TX).popped === 1) await sleep(1);
+    expect(await utils.control(driver, utils.setParams(0))).toBe(OK);
+    expect(statusOf(await filled)).toBe(IO_ERR);
   });
 
   test('a pause holds the rest of a period back', async () => {
@@ -227,6 +260,32 @@ describe('bad input, and a back end that fails', () => {
     driver.supply(SND_Q.EVENT, [8]);
     expect(await nextEvent(driver)).toBe('JACK_CONNECTED 0');
     expect(driver.log).toHaveLength(2);
+  });
+
+  test('a stream that failed counts as working once it is released: it may be opened again', async () => {
+    const { backEnd, driver } = await openTest();
+    driver.supply(SND_Q.EVENT, [8, 8]);
+    await prepare(driver, 0);
+    await command(driver, PCM_START, 0);
+    backEnd.result = -ERRNO.EPIPE!;
+    expect(statusOf(await play(driver, 0, pattern(PERIOD)))).toBe(IO_ERR);
+    expect(await nextEvent(driver)).toBe('JACK_DISCONNECTED 0');
+    await command(driver, PCM_STOP, 0);
+    await command(driver, PCM_RELEASE, 0);
+    expect(await nextEvent(driver)).toBe('JACK_CONNECTED 0');
+    expect(driver.log.at(-1)).toBe('sound: stream 0 failed, and is closed');
+  });
+
+  test('a jack that was not asked for is told of', async () => {
+    const { backEnd, driver } = await openTest();
+    await prepare(driver, 1);
+    await command(driver, PCM_START, 1);
+    backEnd.result = -ERRNO.EIO!;
+    await record(driver, 1, PERIOD); // Nobody can be told yet.
+    await utils.query(driver, SND_R.JACK_INFO, [0, 1, JackInfo.size]);
+    await utils.query(driver, SND_R.JACK_INFO, [1, 9, JackInfo.size]); // A bad message.
+    driver.supply(SND_Q.EVENT, [8]);
+    expect(await nextEvent(driver)).toBe('JACK_DISCONNECTED 1');
   });
 
   test('a back end that is full for a while', async () => {

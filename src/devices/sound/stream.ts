@@ -58,6 +58,8 @@ export class PcmStream {
   /** Features of the stream that the driver chose. */
   features = 0;
   errno = 0;
+  /** It was released in this turn: messages that were placed before that end at once. */
+  isEnding = false;
   private readonly events: StreamEvents;
   private port: PcmPort | null = null;
   private readonly waiting: Message[] = [];
@@ -85,6 +87,7 @@ export class PcmStream {
 
   prepare(port: PcmPort): void {
     this.port = port;
+    this.isEnding = false;
     this.left = 0;
     this.state = 'prepared';
     this.clearTimer();
@@ -114,15 +117,23 @@ export class PcmStream {
   /** The driver reset the device. */
   reset(): void {
     this.release();
+    this.isEnding = false;
     this.params = null;
     this.state = 'idle';
   }
 
-  /** Takes the place of the port that was there, which is closed before the next one opens. */
+  /** The port is closed before the next one opens. What failed with it may work with that one. */
   closePort(): void {
     this.clearTimer();
     this.port?.close();
     this.port = null;
+    this.setHealth(0);
+    // Messages that were placed before the stream was set up anew: nobody else would end them.
+    if (this.waiting.length > 0) this.schedule(REFUSAL_MS);
+  }
+
+  get isOpen(): boolean {
+    return this.port !== null;
   }
 
   place(request: Request, queue: ServedQueue, status: ChainWriter): void {
@@ -136,7 +147,8 @@ export class PcmStream {
     message.isBegun = false;
     message.isMoved = false;
     this.waiting.push(message);
-    if (this.state === 'running') {
+    if (this.isEnding) this.flush(null);
+    else if (this.state === 'running') {
       if (this.waiting.length === 1) this.run();
     } else if (this.port === null && this.timer === null) this.schedule(REFUSAL_MS);
   }
