@@ -37,7 +37,7 @@ export {
 export { LineSocket, sayToLines } from './gpio/line-socket.js';
 export { DIRECTION, TRIGGER } from './gpio/wire.js';
 export type { EventList, InputDescription } from './input/backend.js';
-export { bitsOf as bitsOfInput } from './input/description.js';
+export { bitsOf as bitsOfInput } from './input/config-codec.js';
 export { InputDriver } from './input/driver.js';
 export { input } from './input/index.js';
 export { deviceLine, reportLine } from './input/script.js';

@@ -58,6 +58,8 @@ export interface DeviceHost {
   wake(): void;
   /** All queues of this name that run now. */
   queues(name: string): readonly ServedQueue[];
+  /** The queue of this name, or the first of them; null while it does not run, or stops. */
+  queue(name: string): ServedQueue | null;
 }
 
 /** Why a device is reset: its driver wanted it, or the connection to its front end has ended. */
@@ -89,10 +91,13 @@ export interface OpenDevice<QueueName extends string = string> {
   commit?(): void;
   /** Looks for completed work; true when there was some. Called often: must be cheap. */
   poll?(): boolean;
-  /** A queue starts: buffers of a supply queue may be taken. */
+  /** A queue starts. */
   queueStarted?(queue: ServedQueue): void;
-  /** The driver added buffers to a supply queue that had been found empty. */
-  buffersAdded?(queue: ServedQueue): void;
+  /**
+   * A supply queue may have buffers: it has started, or the driver added some after it had been
+   * found empty.
+   */
+  supplied?(queue: ServedQueue): void;
   /**
    * A queue stops; in-flight requests of it are to be completed soon (a device that holds some
    * for long puts them back or completes them empty here).

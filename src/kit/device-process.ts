@@ -82,6 +82,7 @@ export class DeviceProcess implements BackEndDevice {
       // While the device opens there is no service yet, and nothing to wake.
       wake: () => process.service?.wake(),
       queues: (name) => process.service?.queues.filter((queue) => queue.name === name) ?? [],
+      queue: (name) => process.service?.find(name) ?? null,
     };
     const device = await definition.open(parseOptions(definition, options), host);
     process.device = device;
@@ -173,7 +174,7 @@ export class DeviceProcess implements BackEndDevice {
     this.served.set(ring, queue);
     this.service.add(queue);
     publishEvent(CHANNELS.queueStart, { device: this.name, queue });
-    this.service.guard(queue, () => this.device.queueStarted?.(queue));
+    this.service.announce(queue);
   }
 
   async stopQueue(ring: DeviceQueue): Promise<void> {

@@ -263,7 +263,7 @@ describe.each(LAYOUTS)('$name ring', ({ packed }) => {
       queueStarted: (started) => {
         if (started.name === 'eventq') queue = started;
       },
-      buffersAdded: () => {
+      supplied: () => {
         added += 1;
       },
     }));
@@ -318,7 +318,7 @@ describe.each(LAYOUTS)('$name ring', ({ packed }) => {
 
   test('a supply queue without kicks is looked at', async () => {
     const definition = device(echo, () => ({
-      buffersAdded: (queue) => {
+      supplied: (queue) => {
         const buffer = queue.take();
         if (buffer === null) return;
         buffer.writer.writeU8(9);
@@ -333,7 +333,7 @@ describe.each(LAYOUTS)('$name ring', ({ packed }) => {
   test('a malformed supply buffer stops its queue, wherever it is taken', async () => {
     let taken: unknown;
     const definition = device(echo, () => ({
-      buffersAdded: (queue) => {
+      supplied: (queue) => {
         taken = queue.take();
       },
     }));
@@ -345,12 +345,12 @@ describe.each(LAYOUTS)('$name ring', ({ packed }) => {
   });
 });
 
-test('a bug in buffersAdded or queueStarted stops that queue only', async () => {
+test('a bug in supplied or queueStarted stops that queue only', async () => {
   const definition = device(echo, () => ({
     queueStarted: ({ name }) => {
       if (name === 'eventq') throw new TypeError('oops at the start');
     },
-    buffersAdded: () => {
+    supplied: () => {
       throw new TypeError('oops later');
     },
   }));

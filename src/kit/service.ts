@@ -69,6 +69,23 @@ export class QueueService {
     this.wake();
   }
 
+  /** Tells the device of a queue that was added. */
+  announce(queue: ServedQueue): void {
+    this.guard(queue, () => {
+      this.device.queueStarted?.(queue);
+      if (queue.isSupply) this.device.supplied?.(queue);
+    });
+  }
+
+  /** The queue of this name, or the first of them, that runs and does not stop. */
+  find(name: string): ServedQueue | null {
+    const { active } = this;
+    for (let i = 0; i < active.length; i += 1) {
+      if (active[i]!.name === name && !active[i]!.isStopping) return active[i]!;
+    }
+    return null;
+  }
+
   /** Ends the service of a queue; resolves when none of its requests is in flight. */
   async remove(queue: ServedQueue): Promise<void> {
     queue.watch?.close();
@@ -89,8 +106,12 @@ export class QueueService {
   /** The driver kicked without a descriptor. */
   kickInBand(queue: ServedQueue): void {
     queue.ring.counters.kicks += 1;
-    if (queue.isSupply) this.guard(queue, () => this.device.buffersAdded?.(queue));
+    if (queue.isSupply) this.supplied(queue);
     else this.wake();
+  }
+
+  private supplied(queue: ServedQueue): void {
+    this.guard(queue, () => this.device.supplied?.(queue));
   }
 
   /** Runs the loop in the next turn of the event loop, unless it runs anyway. */
@@ -113,7 +134,7 @@ export class QueueService {
     }
     queue.ring.counters.kicks += 1;
     if (queue.isSupply) {
-      this.guard(queue, () => this.device.buffersAdded?.(queue));
+      this.supplied(queue);
       return;
     }
     if (!this.asleep) return; // The loop is looking already.
@@ -271,7 +292,7 @@ export class QueueService {
     for (const queue of this.active) {
       if (!queue.isSupply || queue.kickFd !== KICK_POLL || queue.isPaused) continue;
       if (!queue.ring.hasAvailable()) continue;
-      this.guard(queue, () => this.device.buffersAdded?.(queue));
+      this.supplied(queue);
     }
     this.wake();
   };

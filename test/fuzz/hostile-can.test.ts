@@ -76,8 +76,7 @@ async function runSteps(packed: boolean, steps: readonly Step[]): Promise<void> 
     ...can,
     options: v.object({}),
     arguments: {},
-    open: (_options, host) =>
-      new CanDevice(bus, { setConfig: (bytes) => host.setConfig(bytes), log: () => {} }).open(),
+    open: (_options, host) => new CanDevice(bus, host).open(),
   });
   const driver = await MockDriver.open(definition, {}, { packed, timeoutMs: 2000 });
   try {

@@ -63,8 +63,12 @@ async function take(driver: MockDriver, source: NullInput, what: Step): Promise<
 
 async function runSteps(packed: boolean, isLive: boolean, steps: readonly Step[]): Promise<void> {
   const source = new NullInput(PROFILES.touchscreen, isLive);
-  const open = () => new InputDevice(source).open();
-  const definition = defineDevice({ ...input, options: v.object({}), arguments: {}, open });
+  const definition = defineDevice({
+    ...input,
+    options: v.object({}),
+    arguments: {},
+    open: (_options, host) => new InputDevice(source, host).open(),
+  });
   const driver = await MockDriver.open(
     definition,
     {},
@@ -120,8 +124,12 @@ test.each([
 
 test.each(MALFORMED)('malformed chains, %s, on both queues at once', async (kind) => {
   const source = new NullInput(PROFILES.touchscreen);
-  const open = () => new InputDevice(source).open();
-  const definition = defineDevice({ ...input, options: v.object({}), arguments: {}, open });
+  const definition = defineDevice({
+    ...input,
+    options: v.object({}),
+    arguments: {},
+    open: (_options, host) => new InputDevice(source, host).open(),
+  });
   const driver = await MockDriver.open(definition, {}, { queueSize: RING_SIZE });
   for (const index of [EVENTQ, STATUSQ]) driver.placeMalformed(index, kind);
   source.tell([EV.KEY, 0x14a, 1]);

@@ -1,7 +1,8 @@
 /** Rules about device folders: knowing one device is knowing all. */
 
 import { deviceOf } from './layers.js';
-import type { Rule } from './repo.js';
+import type { AllowList, RepoFile, Rule } from './repo.js';
+import { importsOf, logicLinesOf, resolveImport } from './source.js';
 
 const STANDARD_FILES: readonly { name: string; pattern: RegExp }[] = [
   { name: 'index.ts', pattern: /^index\.ts$/ },
@@ -40,3 +41,41 @@ export const deviceReadmesHaveSections: Rule = (files) =>
         (section) => !new RegExp(`^##+ ${section}\\b[^\\n]*\\n+(?!#)\\S`, 'im').test(text),
       ).map((section) => `${path}: a section "## ${section}" with text is missing`),
     );
+
+/** Most lines of logic that a device has: where one needs more, the kit lacks something. */
+const LOGIC_LINES_MAX = 165;
+/** What tells how bytes lie, and what is behind the device, is not its logic. */
+const IS_APART = /\/(wire|[\w-]+-codec|backend[\w-]*)\.ts$/;
+
+/** Lines of logic in a device: in `device.ts` and the files that it needs for it. */
+export function deviceLogic(files: readonly RepoFile[], device: string): number {
+  const folder = `src/devices/${device}/`;
+  const wanted = [`${folder}device.ts`];
+  for (const path of wanted) {
+    const file = files.find((candidate) => candidate.path === path);
+    if (file === undefined) continue;
+    for (const { specifier } of importsOf(file)) {
+      const target = resolveImport(path, specifier);
+      const isOwn = target?.startsWith(folder) === true && !IS_APART.test(target);
+      if (isOwn && !wanted.includes(target)) wanted.push(target);
+    }
+  }
+  const own = files.filter(({ path }) => wanted.includes(path));
+  return own.reduce((sum, file) => sum + logicLinesOf(file), 0);
+}
+
+/** A device stays small: what others could use as well belongs into the kit. */
+export const devicesAreSmall =
+  (allowed: AllowList): Rule =>
+  (files) => {
+    const names = new Set(files.map(({ path }) => deviceOf(path)).filter((name) => name !== null));
+    return [...names].flatMap((name) => {
+      const count = deviceLogic(files, name);
+      const isLong = count > LOGIC_LINES_MAX;
+      const isAllowed = allowed[name] !== undefined;
+      if (isLong && !isAllowed) {
+        return [`src/devices/${name}/: ${count} lines of logic; at most ${LOGIC_LINES_MAX}`];
+      }
+      return isAllowed && !isLong ? [`allow.ts: ${name} is not large any more`] : [];
+    });
+  };

@@ -1,6 +1,6 @@
 /** Each tidy rule lets good files pass and notices the bad ones. All files are in memory. */
 import { describe, expect, test } from 'vitest';
-import { deviceReadmesHaveSections, devicesHaveStandardFiles } from './devices.js';
+import { deviceReadmesHaveSections, devicesAreSmall, devicesHaveStandardFiles } from './devices.js';
 import * as docs from './docs.js';
 import * as layers from './layers.js';
 import { lockIsPortable, noCheckoutPath, noRegistryHosts } from './machine.js';
@@ -223,6 +223,28 @@ prove('devices have the standard files', devicesHaveStandardFiles, device('blk')
 function omit(tree: Tree, name: string): Tree {
   return Object.fromEntries(Object.entries(tree).filter(([path]) => !path.endsWith(`/${name}`)));
 }
+
+const statements = (count: number): string =>
+  `function f() {\n${'  work(); // Hard.\n\n  // Why.\n'.repeat(count)}}\n`;
+const HELPED = "import { g } from './help.js';\nimport { h } from './frame-codec.js';\n";
+prove(
+  'devices are small',
+  devicesAreSmall({ big: 'for a reason' }),
+  {
+    'src/devices/rng/device.ts': HELPED + statements(100),
+    'src/devices/rng/help.ts': statements(65),
+    'src/devices/rng/frame-codec.ts': statements(100), // How bytes lie, and
+    'src/devices/rng/backend-null.ts': statements(200), // what is behind it, are apart.
+    'src/devices/big/device.ts': statements(200),
+  },
+  {
+    'src/devices/rng/: 166 lines of logic; at most 165': {
+      'src/devices/rng/device.ts': HELPED + statements(100),
+      'src/devices/rng/help.ts': statements(66),
+    },
+    'allow.ts: big is not large any more': { 'src/devices/big/device.ts': statements(10) },
+  },
+);
 
 const README = `# rng\n\n## What it is\n\nEntropy.\n\n## Options\n\n| a |\n
 ## Example with QEMU\n\n\`\`\`sh\nqemu\n\`\`\`\n\n## Limits\n\nNone.\n`;

@@ -104,3 +104,25 @@ export function functionsOf(file: RepoFile): FunctionSpan[] {
   });
   return spans;
 }
+
+/**
+ * How many lines of the bodies of functions say something: all but comments, blanks, and lines of
+ * nothing but brackets.
+ */
+export function logicLinesOf(file: RepoFile): number {
+  const code = codeOnly(file).split('\n');
+  const lines = new Set<number>();
+  const tree = treeOf(file);
+  visitAll(tree, (node) => {
+    if (!ts.isFunctionLike(node) || !('body' in node) || node.body === undefined) return;
+    const body = node.body as ts.Node;
+    const first = tree.getLineAndCharacterOfPosition(body.getStart(tree)).line;
+    const last = tree.getLineAndCharacterOfPosition(body.end).line;
+    // The head of a function says something too, but not what it does.
+    const start = ts.isBlock(body) ? first + 1 : first;
+    for (let line = start; line <= last; line += 1) {
+      if (/[^\s{}()[\];,]/.test(code[line] ?? '')) lines.add(line);
+    }
+  });
+  return lines.size;
+}

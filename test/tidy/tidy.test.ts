@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 import { renderErrorPage } from '../../scripts/error-page.mjs';
 import { ERROR_TABLE } from '../../src/errors.js';
 import * as allow from './allow.js';
-import { deviceReadmesHaveSections, devicesHaveStandardFiles } from './devices.js';
+import { deviceReadmesHaveSections, devicesAreSmall, devicesHaveStandardFiles } from './devices.js';
 import * as docs from './docs.js';
 import * as layers from './layers.js';
 import { lockIsPortable, noCheckoutPath, noRegistryHosts } from './machine.js';
@@ -25,6 +25,7 @@ const RULES: Record<string, Rule> = {
   'no banned calls': text.noBannedCalls(allow.bigInt),
   'no leftovers': text.noLeftovers,
   'devices have the standard files': devicesHaveStandardFiles,
+  'devices are small': devicesAreSmall(allow.largeDevices),
   'READMEs of devices have their sections': deviceReadmesHaveSections,
   'links resolve': docs.linksResolve,
   'docs are indexed': docs.docsAreIndexed,

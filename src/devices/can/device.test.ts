@@ -5,8 +5,8 @@ import { DeviceProcess, defineDevice } from '../../kit/index.js';
 import { cutAt, MockDriver, type MockDriverOptions, pattern } from '../../testing/index.js';
 import { SEND_DONE, SEND_FAILED, SEND_FULL, SEND_PENDING } from './backend.js';
 import { NullBus } from './backend-null.js';
-import { CanDevice } from './device.js';
-import { FIFO_FRAMES } from './frame-fifo.js';
+import { CanDevice, FIFO_FRAMES } from './device.js';
+
 import { can } from './index.js';
 import { CAN_F, CAN_FLAG, CAN_MESSAGE, CanConfig, CanControl, CanHeader } from './wire.js';
 
@@ -39,10 +39,7 @@ async function openNull(
     ...can,
     options: v.object({}),
     arguments: {},
-    open: (_options, host) => {
-      const setConfig = (bytes: Uint8Array): void => host.setConfig(bytes);
-      return new CanDevice(bus, { setConfig, log: (line) => host.log(line) }).open();
-    },
+    open: (_options, host) => new CanDevice(bus, host).open(),
   });
   const driver = await MockDriver.open(definition, {}, mock);
   drivers.push(driver);

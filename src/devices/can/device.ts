@@ -12,8 +12,13 @@
  *      └──── bus-off: BUSOFF in `status` until START ─┘
  */
 import {
+  Alarm,
+  type DeviceHost,
   type HandlerResult,
+  HeldRequests,
   LATER,
+  MessageFifo,
+  NO_PLACE,
   NOT_NOW,
   type OpenDevice,
   type Request,
@@ -30,58 +35,40 @@ import {
   SEND_FULL,
   SEND_PENDING,
 } from './backend.js';
-import { FrameFifo } from './frame-fifo.js';
+import { pushFrame, readFrame } from './frame-codec.js';
 import {
   CAN_F,
   CAN_FLAG,
-  CAN_FLAGS_KNOWN,
   CAN_MESSAGE,
   CAN_RESULT,
   CanConfig,
   CanControl,
-  CanHeader,
-  DATA_SIZE_CLASSIC,
-  DATA_SIZE_FD,
-  ID_MAX_EXTENDED,
-  ID_MAX_STANDARD,
+  FRAME_MESSAGE_SIZE_MAX,
   STATUS_BUS_OFF,
 } from './wire.js';
 
 /** The most frames that can be on their way; more wait in the queue. */
 const PENDING_MAX = 256;
+/** Received frames that may wait for the driver; as in a controller, more are lost. */
+export const FIFO_FRAMES = 1024;
 /** How long a bus waits for a driver that takes no frames; then they are lost. */
 const STALL_MS = 100;
 /** How soon a bus that could not be joined is tried again. */
 const RETRY_MS = 1000;
 
-export interface CanDeviceOptions {
-  readonly setConfig: (bytes: Uint8Array) => void;
-  readonly log: (line: string) => void;
-}
-
-/** A frame on its way, and the request that waits for it: null once that was answered early. */
-interface Slot {
-  request: Request | null;
-  queue: ServedQueue | null;
-  /** The bus has the token, and will name it once more, or is left. */
-  isTaken: boolean;
-}
-
 /** A controller on a bus. */
 export class CanDevice implements CanListener {
   private readonly bus: CanBus;
-  private readonly options: CanDeviceOptions;
+  private readonly host: DeviceHost;
   private readonly frame = new CanFrame();
-  private readonly fifo = new FrameFifo();
+  private readonly fifo = new MessageFifo(FIFO_FRAMES, FRAME_MESSAGE_SIZE_MAX);
   /** Since when a bus waits for room; 0 while none does. */
   private fullAt = 0;
-  private readonly slots: Slot[] = [];
-  private readonly freeTokens: number[] = [];
-  /** The receive queue, while it runs. */
-  private rxq: ServedQueue | null = null;
+  /** The requests whose frames are on their way, by token. */
+  private readonly held = new HeldRequests(PENDING_MAX);
   /** The transmit queue, while it waits for the bus. */
   private waiting: ServedQueue | null = null;
-  private timer: NodeJS.Timeout | null = null;
+  private readonly retry = new Alarm(() => this.goOn());
   private isStarted = false;
   /** False until the driver has said what it wants the controller to be. */
   private isModeKnown = false;
@@ -93,13 +80,9 @@ export class CanDevice implements CanListener {
   private takesRemote = false;
   private confirms = false;
 
-  constructor(bus: CanBus, options: CanDeviceOptions) {
+  constructor(bus: CanBus, host: DeviceHost) {
     this.bus = bus;
-    this.options = options;
-    for (let token = PENDING_MAX - 1; token >= 0; token -= 1) {
-      this.slots[token] = { request: null, queue: null, isTaken: false };
-      this.freeTokens.push(token);
-    }
+    this.host = host;
   }
 
   /** What the kit needs to serve this device. */
@@ -113,9 +96,9 @@ export class CanDevice implements CanListener {
         controlq: (request) => this.control(request),
       },
       setFeatures: (features) => this.setFeatures(features),
-      buffersAdded: () => this.deliver(),
+      supplied: () => this.deliver(),
       queueStarted: (queue) => this.queueStarted(queue),
-      queueStopping: (queue) => this.queueStopping(queue),
+      queueStopping: (queue) => this.held.answerAll(CAN_RESULT.NOT_OK, queue),
       reset: (cause) => this.reset(cause),
       close: () => this.close(),
     };
@@ -135,23 +118,14 @@ export class CanDevice implements CanListener {
   private setBusOff(isBusOff: boolean): void {
     if (this.isBusOff === isBusOff) return;
     this.isBusOff = isBusOff;
-    this.options.setConfig(this.configBytes());
+    this.host.setConfig(this.configBytes());
   }
 
   private queueStarted(queue: ServedQueue): void {
-    if (queue.name === 'rxq') {
-      this.rxq = queue;
-      this.deliver();
-    }
     if (queue.name !== 'controlq' || this.isModeKnown) return;
     if (queue.isFresh) this.setBusOff(false);
     if (queue.isFresh || this.wasStarted === false) this.modeIsKnown();
     else this.goOn();
-  }
-
-  private queueStopping(queue: ServedQueue): void {
-    if (queue === this.rxq) this.rxq = null;
-    else this.cancel(queue);
   }
 
   /**
@@ -159,24 +133,18 @@ export class CanDevice implements CanListener {
    * crash, a migration), does not say once more that it has started the controller.
    */
   private goOn(): void {
-    this.stopGoingOn();
-    if (this.isModeKnown) return;
     if (this.start()) this.modeIsKnown();
-    else this.timer = setTimeout(() => this.goOn(), RETRY_MS);
-  }
-
-  private stopGoingOn(): void {
-    if (this.timer !== null) clearTimeout(this.timer);
-    this.timer = null;
+    else this.retry.set(RETRY_MS);
   }
 
   private modeIsKnown(): void {
+    this.retry.clear();
     this.isModeKnown = true;
     this.writable();
   }
 
   private reset(cause: ResetCause): void {
-    this.stopGoingOn();
+    this.retry.clear();
     const mayGoOn = cause === 'disconnect';
     if (!mayGoOn) this.wasStarted = null;
     else if (this.isModeKnown) this.wasStarted = this.isStarted;
@@ -214,30 +182,20 @@ export class CanDevice implements CanListener {
     if (!this.isStarted) return;
     this.isStarted = false;
     this.bus.leave();
-    this.cancel(null);
-    for (let token = 0; token < PENDING_MAX; token += 1) this.free(token);
+    this.held.answerAll(CAN_RESULT.NOT_OK);
+    this.held.releaseAll(); // A bus that was left names no token any more.
     const { lostCount } = this.fifo;
-    if (lostCount > 0) this.options.log(`${lostCount} frames were lost since the start`);
+    if (lostCount > 0) this.host.log(`${lostCount} frames were lost since the start`);
     this.fifo.clear();
     this.fullAt = 0;
     this.writable(); // What waits in the ring is answered now.
-  }
-
-  /** Answers what is on its way: of one queue, or of all. */
-  private cancel(queue: ServedQueue | null): void {
-    for (let token = 0; token < PENDING_MAX; token += 1) {
-      const slot = this.slots[token]!;
-      if (slot.request !== null && (queue === null || slot.queue === queue)) {
-        this.finish(token, CAN_RESULT.NOT_OK);
-      }
-    }
   }
 
   private transmit(request: Request, queue: ServedQueue): HandlerResult {
     const { writer } = request;
     if (writer.remaining === 0) throw new DriverFault('request', 'no room for a result');
     // The queues start one by one: what is sent waits for the one that says the mode.
-    const isValid = this.isModeKnown && this.isStarted && this.readFrame(request);
+    const isValid = this.isModeKnown && this.isStarted && this.read(request);
     const otherwise = this.isModeKnown ? SEND_FAILED : SEND_FULL;
     const result = isValid ? this.send(request, queue) : otherwise;
     if (result === SEND_PENDING) return LATER;
@@ -250,76 +208,31 @@ export class CanDevice implements CanListener {
   }
 
   private send(request: Request, queue: ServedQueue): number {
-    const token = this.freeTokens.pop();
+    const token = this.held.claim();
     // A ring may be larger than it should be: as good as a bus that is full.
-    if (token === undefined) return SEND_FULL;
+    if (token === NO_PLACE) return SEND_FULL;
     const result = this.bus.send(this.frame, token);
-    if (result !== SEND_PENDING) {
-      this.freeTokens.push(token);
-      return result;
-    }
-    const slot = this.slots[token]!;
-    slot.request = request;
-    slot.queue = queue;
-    slot.isTaken = true;
+    if (result === SEND_PENDING) this.held.hold(token, request, queue);
+    else this.held.release(token);
     return result;
   }
 
   /** False when the frame is not one that the device takes. */
-  private readFrame({ reader }: Request): boolean {
-    const { frame } = this;
-    if (reader.remaining < CanHeader.size) return false;
-    const type = reader.readU16();
-    const length = reader.readU16();
-    reader.readU32(); // Reserved for the length code of classic CAN, and for CAN XL.
-    const flags = reader.readU32();
-    const id = reader.readU32();
-    if (type !== CAN_MESSAGE.TX || !this.takes(flags)) return false;
-    const idMax = (flags & CAN_FLAG.EXTENDED) !== 0 ? ID_MAX_EXTENDED : ID_MAX_STANDARD;
-    const lengthMax = (flags & CAN_FLAG.FD) !== 0 ? DATA_SIZE_FD : DATA_SIZE_CLASSIC;
-    if (id > idMax || length > lengthMax) return false;
-    const isRemote = (flags & CAN_FLAG.RTR) !== 0;
-    if (!isRemote && reader.remaining < length) return false;
-    frame.id = id;
-    frame.flags = flags;
-    frame.length = length;
-    // What lies behind the data, or is left of the last frame, must not reach the bus.
-    const dataSize = isRemote ? 0 : length;
-    for (let i = 0; i < dataSize; i += 1) frame.data[i] = reader.readU8();
-    frame.data.fill(0, dataSize);
-    return true;
+  private read({ reader }: Request): boolean {
+    return readFrame(reader, this.frame) && this.takes(this.frame.flags);
   }
 
   /** A type of frame that was negotiated. */
   private takes(flags: number): boolean {
-    if ((flags & ~CAN_FLAGS_KNOWN) !== 0) return false;
     const isFd = (flags & CAN_FLAG.FD) !== 0;
     if ((flags & CAN_FLAG.RTR) !== 0) return this.takesRemote && !isFd;
     return isFd ? this.takesFd : this.takesClassic;
   }
 
-  private finish(token: number, result: number): void {
-    const slot = this.slots[token]!;
-    const { request, queue } = slot;
-    if (request === null) return;
-    slot.request = null;
-    slot.queue = null;
-    request.writer.writeU8(result);
-    queue!.complete(request);
-  }
-
-  /** The bus names the token no more: only now may it stand for another frame. */
-  private free(token: number): void {
-    const slot = this.slots[token]!;
-    if (!slot.isTaken) return;
-    slot.isTaken = false;
-    this.freeTokens.push(token);
-    if (this.waiting !== null) this.writable(); // There is a token again.
-  }
-
   ended(token: number, isSent: boolean): void {
-    this.finish(token, isSent ? CAN_RESULT.OK : CAN_RESULT.NOT_OK);
-    this.free(token);
+    this.held.answer(token, isSent ? CAN_RESULT.OK : CAN_RESULT.NOT_OK);
+    this.held.release(token); // Only now may it stand for another frame.
+    if (this.waiting !== null) this.writable(); // There is a token again.
   }
 
   writable(): void {
@@ -329,7 +242,7 @@ export class CanDevice implements CanListener {
   }
 
   busOff(): void {
-    this.options.log('the controller is off the bus, until the driver starts it again');
+    this.host.log('the controller is off the bus, until the driver starts it again');
     this.stop();
     this.setBusOff(true);
   }
@@ -337,8 +250,8 @@ export class CanDevice implements CanListener {
   received(frame: CanFrame): void {
     if (!this.takes(frame.flags)) return;
     const { fifo } = this;
-    if (!fifo.push(frame) && fifo.lostCount === 1) {
-      this.options.log('frames are lost: the driver does not take them in time');
+    if (!pushFrame(fifo, frame) && fifo.lostCount === 1) {
+      this.host.log('frames are lost: the driver does not take them in time');
     }
     this.deliver();
   }
@@ -349,23 +262,8 @@ export class CanDevice implements CanListener {
     return performance.now() - this.fullAt > STALL_MS;
   }
 
-  /** Hands frames to the driver as long as there are buffers. */
   private deliver(): void {
-    const { fifo, rxq: queue } = this;
-    while (queue !== null && fifo.count > 0) {
-      const buffer = queue.take();
-      if (buffer === null) return;
-      const isShort = buffer.writer.remaining < fifo.firstSize;
-      if (!isShort) {
-        fifo.writeFirst(buffer.writer);
-        fifo.shift();
-        this.fullAt = 0; // A driver that takes frames, however slowly, is waited for.
-      }
-      queue.complete(buffer);
-      if (!isShort) continue;
-      const text = `a supplied buffer is smaller than a message of ${fifo.firstSize} bytes`;
-      queue.blame(new DriverFault('short', text));
-      return;
-    }
+    // A driver that takes frames, however slowly, is waited for.
+    if (this.fifo.deliverTo(this.host.queue('rxq')) > 0) this.fullAt = 0;
   }
 }

@@ -43,8 +43,7 @@ function onBus(bus: NullBus): AnyDeviceDefinition {
     ...can,
     options: v.object({}),
     arguments: {},
-    open: (_options, host) =>
-      new CanDevice(bus, { setConfig: (bytes) => host.setConfig(bytes), log: () => {} }).open(),
+    open: (_options, host) => new CanDevice(bus, host).open(),
   });
 }
 

@@ -53,9 +53,6 @@ export const can = defineDevice({
       canDevices === undefined
         ? new SimulatedBus(bus ?? BUS_DEFAULT)
         : await SocketCanBus.open(canDevices, { canConfirm: true, log });
-    return new CanDevice(backend, {
-      setConfig: (bytes) => host.setConfig(bytes),
-      log,
-    }).open();
+    return new CanDevice(backend, host).open();
   },
 });

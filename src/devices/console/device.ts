@@ -9,6 +9,7 @@
  *     PORT_OPEN    ──────────►                                        (both, at any time)
  */
 import type {
+  DeviceHost,
   HandlerResult,
   OpenDevice,
   Request,
@@ -36,9 +37,6 @@ export interface ConsoleDeviceOptions {
   /** Size of consoles whose end has none. */
   readonly size: TerminalSize;
   readonly openEnd: (spec: PortSpec, events: PortEvents) => PortEnd;
-  /** Tells the host that the config space changed. */
-  readonly setConfig: (bytes: Uint8Array) => void;
-  readonly log: (line: string) => void;
 }
 
 type QueueName = 'receiveq' | 'transmitq' | 'controlReceiveq' | 'controlTransmitq';
@@ -46,16 +44,17 @@ type QueueName = 'receiveq' | 'transmitq' | 'controlReceiveq' | 'controlTransmit
 /** Serves the ports of one console. */
 export class ConsoleDevice {
   private readonly options: ConsoleDeviceOptions;
+  private readonly host: DeviceHost;
   private readonly ports: Port[] = [];
-  private control: ServedQueue | null = null;
   private isDriverReady = false;
   private flushTimer: NodeJS.Immediate | null = null;
   private features = 0n;
   private config: Uint8Array;
 
   /** @throws VloError VLO_PORT_ACCESS, VLO_SOCKET_IN_USE */
-  constructor(options: ConsoleDeviceOptions) {
+  constructor(options: ConsoleDeviceOptions, host: DeviceHost) {
     this.options = options;
+    this.host = host;
     try {
       for (const [id, spec] of options.ports.entries()) this.addPort(id, spec);
     } catch (error) {
@@ -67,7 +66,7 @@ export class ConsoleDevice {
 
   private addPort(id: number, spec: PortSpec): void {
     const log = (line: string): void =>
-      this.options.log(`port ${id}${spec.name === '' ? '' : ` (${spec.name})`}: ${line}`);
+      this.host.log(`port ${id}${spec.name === '' ? '' : ` (${spec.name})`}: ${line}`);
     const end = this.options.openEnd(spec, {
       ready: () => this.ports[id]?.pump(),
       changed: () => this.endChanged(id),
@@ -91,9 +90,11 @@ export class ConsoleDevice {
       setFeatures: (features) => this.setFeatures(features),
       writeConfig: (offset, bytes) => this.writeConfig(offset, bytes),
       queueStarted: (queue) => this.queueStarted(queue),
-      queueStopping: (queue) => this.queueStopping(queue),
-      buffersAdded: (queue) => {
-        if (queue === this.control) this.flush();
+      queueStopping: (queue) => {
+        for (const port of this.ports) port.stopping(queue);
+      },
+      supplied: (queue) => {
+        if (queue.name === 'controlReceiveq') this.flushSoon();
         else this.ports[portOf(queue.index)]?.pump();
       },
       reset: (cause) => this.reset(cause),
@@ -127,7 +128,6 @@ export class ConsoleDevice {
     this.features = features;
     if (this.isMultiport) return;
     // There is nobody to tell: the one port is a console, and open.
-    this.control = null;
     this.isDriverReady = false;
     for (const port of this.ports) port.forget();
     this.ports[0]!.isConsole = true;
@@ -142,16 +142,11 @@ export class ConsoleDevice {
 
   private queueStarted(queue: ServedQueue): void {
     const { index, isFresh } = queue;
-    if (index === CONTROL_RECEIVE && this.isMultiport) {
-      this.control = queue;
-      this.controlStarted(isFresh);
-      return;
-    }
+    if (index === CONTROL_RECEIVE && this.isMultiport) this.controlStarted(isFresh);
     const port = this.ports[portOf(index)];
     if (port === undefined || queue.name.startsWith('control')) return;
     port.started(queue);
     this.announce(port);
-    port.pump();
   }
 
   /**
@@ -170,12 +165,6 @@ export class ConsoleDevice {
         this.portReady(port);
       }
     }
-    this.flushTimer ??= setImmediate(() => this.flush());
-  }
-
-  private queueStopping(queue: ServedQueue): void {
-    if (queue === this.control) this.control = null;
-    for (const port of this.ports) port.stopping(queue);
   }
 
   private send(request: Request, queue: ServedQueue): HandlerResult {
@@ -188,7 +177,7 @@ export class ConsoleDevice {
     if (!this.isMultiport) return;
     if (event === EVENT.DEVICE_READY) {
       this.isDriverReady = value === 1;
-      if (value !== 1) this.options.log('the driver could not set the device up');
+      if (value !== 1) this.host.log('the driver could not set the device up');
       for (const port of this.ports) port.forget();
       for (const port of this.ports) this.announce(port);
       return;
@@ -196,7 +185,7 @@ export class ConsoleDevice {
     const port = this.ports[id];
     if (port === undefined || !port.isAdded) return;
     if (event === EVENT.PORT_READY && value === 1) this.portReady(port);
-    else if (event === EVENT.PORT_READY) this.options.log(`the driver could not set up port ${id}`);
+    else if (event === EVENT.PORT_READY) this.host.log(`the driver could not set up port ${id}`);
     else if (event === EVENT.PORT_OPEN) {
       port.isReceiving = value !== 0;
       port.pump();
@@ -219,7 +208,7 @@ export class ConsoleDevice {
       this.tell(port, EVENT.CONSOLE_PORT);
       this.tell(port, EVENT.RESIZE);
     } else if (port.spec.isConsole) {
-      this.options.log(`port ${port.id} is no console here: the driver did not accept SIZE`);
+      this.host.log(`port ${port.id} is no console here: the driver did not accept SIZE`);
     }
     if (port.spec.name !== '') this.tell(port, EVENT.PORT_NAME);
     this.tell(port, EVENT.PORT_OPEN);
@@ -242,7 +231,12 @@ export class ConsoleDevice {
     const config = this.encodeConfig();
     if (Buffer.compare(config, this.config) === 0) return;
     this.config = config;
-    this.options.setConfig(config);
+    this.host.setConfig(config);
+  }
+
+  private tell(port: Port, event: number): void {
+    if (!port.pending.includes(event)) port.pending.push(event);
+    this.flushSoon();
   }
 
   /**
@@ -250,18 +244,17 @@ export class ConsoleDevice {
    * this one needs, and whoever waits for a lock takes a processor, too. Where there are two, none
    * would be left for this process to give that message back.
    */
-  private tell(port: Port, event: number): void {
-    if (!port.pending.includes(event)) port.pending.push(event);
+  private flushSoon(): void {
     this.flushTimer ??= setImmediate(() => this.flush());
   }
 
   /** Sends what is to be told, as far as the driver has supplied buffers. */
   private flush(): void {
-    if (this.flushTimer !== null) clearImmediate(this.flushTimer);
     this.flushTimer = null;
+    const control = this.host.queue('controlReceiveq');
     for (const port of this.ports) {
       for (let event = port.pending[0]; event !== undefined; event = port.pending[0]) {
-        if (this.control?.deliver([this.message(port, event)]) !== true) return;
+        if (control?.deliver([this.message(port, event)]) !== true) return;
         port.pending.shift();
       }
     }

@@ -76,13 +76,8 @@ export const consoleDevice = defineDevice({
   open({ chardev, path = null, port, terminalSize }, host) {
     const isMultiport = port.length > 0;
     const only: PortSpec = { name: '', backend: chardev, path, isConsole: true };
-    return new ConsoleDevice({
-      ports: isMultiport ? checkPorts(port.map(parsePort)) : [checkPort('--chardev', only)],
-      isMultiport,
-      size: parseTerminalSize(terminalSize)!,
-      openEnd,
-      setConfig: (bytes) => host.setConfig(bytes),
-      log: (line) => host.log(line),
-    }).open();
+    const ports = isMultiport ? checkPorts(port.map(parsePort)) : [checkPort('--chardev', only)];
+    const size = parseTerminalSize(terminalSize)!;
+    return new ConsoleDevice({ ports, isMultiport, size, openEnd }, host).open();
   },
 });

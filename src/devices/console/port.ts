@@ -1,10 +1,17 @@
 /** One port of a console: a stream of bytes, and what its driver knows of it. */
-import { ByteStream, type NOT_NOW, type Request, type ServedQueue } from '../../kit/index.js';
+import {
+  ByteBacklog,
+  ByteStream,
+  type NOT_NOW,
+  type Request,
+  type ServedQueue,
+} from '../../kit/index.js';
 import type { PortEnd, PortSpec } from './backend.js';
-import { Backlog } from './backlog.js';
 
 /** Bytes of one request for a console; no terminal is sent more at once. */
 const CONSOLE_SIZE_MAX = 2 ** 20;
+/** Bytes that a console has said and nobody has read yet; what is too much is lost. */
+const BACKLOG_SIZE = 256 * 1024;
 
 export class Port extends ByteStream<PortEnd> {
   readonly id: number;
@@ -16,7 +23,7 @@ export class Port extends ByteStream<PortEnd> {
   isConsole = false;
   /** Events that the driver is to be told of, each once, the oldest first. */
   readonly pending: number[] = [];
-  private backlog: Backlog | null = null;
+  private backlog: ByteBacklog | null = null;
 
   constructor(id: number, spec: PortSpec, end: PortEnd) {
     super(end);
@@ -37,7 +44,7 @@ export class Port extends ByteStream<PortEnd> {
   override send(request: Request, queue: ServedQueue): typeof NOT_NOW | undefined {
     if (!this.isConsole) return super.send(request, queue);
     const { reader } = request;
-    this.backlog ??= new Backlog();
+    this.backlog ??= new ByteBacklog(BACKLOG_SIZE);
     const { backlog } = this;
     // Never held up: the backlog takes what the end does not, or it is lost.
     for (let left = CONSOLE_SIZE_MAX; reader.remaining > 0 && this.end.isOpen && left > 0; ) {
@@ -51,7 +58,7 @@ export class Port extends ByteStream<PortEnd> {
 
   /** One character, whatever became of the driver. */
   sendByte(byte: number): void {
-    this.backlog ??= new Backlog();
+    this.backlog ??= new ByteBacklog(BACKLOG_SIZE);
     this.backlog.pushByte(byte);
     this.flush();
   }

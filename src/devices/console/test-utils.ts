@@ -13,18 +13,19 @@ export function scriptedConsole(ports: readonly string[], ends: NullEnd[]): AnyD
     options: v.object({}),
     arguments: {},
     open: (_options, host) =>
-      new ConsoleDevice({
-        ports: (ports.length === 0 ? [',console'] : ports).map(parsePort),
-        isMultiport: ports.length > 0,
-        size: { cols: 80, rows: 24 },
-        openEnd: (_spec, events) => {
-          const end = new NullEnd(events);
-          end.heard = new Uint8Array(0);
-          ends.push(end);
-          return end;
+      new ConsoleDevice(
+        {
+          ports: (ports.length === 0 ? [',console'] : ports).map(parsePort),
+          isMultiport: ports.length > 0,
+          size: { cols: 80, rows: 24 },
+          openEnd: (_spec, events) => {
+            const end = new NullEnd(events);
+            end.heard = new Uint8Array(0);
+            ends.push(end);
+            return end;
+          },
         },
-        setConfig: (bytes) => host.setConfig(bytes),
-        log: (line) => host.log(line),
-      }).open(),
+        host,
+      ).open(),
   });
 }

@@ -7,7 +7,13 @@
  * A buffer in eventq unmasks the interrupt of its line; it goes back when the interrupt comes, and
  * so masks it again. An edge that comes meanwhile is latched, a level is looked at when unmasked.
  */
-import { LATER, type OpenDevice, type Request, type ServedQueue } from '../../kit/index.js';
+import {
+  HeldRequests,
+  LATER,
+  type OpenDevice,
+  type Request,
+  type ServedQueue,
+} from '../../kit/index.js';
 import { DriverFault } from '../../virtio/index.js';
 import type { GpioChip } from './backend.js';
 import type { LineStore } from './line-store.js';
@@ -38,9 +44,6 @@ class Line {
   trigger: number = TRIGGER.NONE;
   /** An edge came while the interrupt was masked. */
   isLatched = false;
-  /** The buffer by which the interrupt is unmasked, and where it goes back to. */
-  buffer: Request | null = null;
-  queue: ServedQueue | null = null;
   /** A buffer came before its interrupt was enabled, and went back. */
   isWarned = false;
 
@@ -52,6 +55,8 @@ class Line {
 export class GpioDevice {
   private readonly chip: GpioChip;
   private readonly lines: Line[] = [];
+  /** The buffers by which interrupts are unmasked, by line. */
+  private readonly buffers: HeldRequests;
   private readonly names: Uint8Array;
   private readonly store: LineStore | null;
   private hasInterrupts = false;
@@ -60,6 +65,7 @@ export class GpioDevice {
   constructor(chip: GpioChip, store: LineStore | null = null) {
     this.chip = chip;
     this.store = store;
+    this.buffers = new HeldRequests(chip.lineCount);
     for (let i = 0; i < chip.lineCount; i += 1) {
       const line = new Line(chip.initialDirection(i));
       this.lines.push(Object.assign(line, store?.load(i)));
@@ -83,9 +89,7 @@ export class GpioDevice {
       setFeatures: (features) => {
         this.hasInterrupts = (features & GPIO_F.IRQ) !== 0n;
       },
-      queueStopping: (queue) => {
-        for (const line of this.lines) if (line.queue === queue) mask(line, IRQ_STATUS.INVALID);
-      },
+      queueStopping: (queue) => this.buffers.answerAll(IRQ_STATUS.INVALID, queue),
       reset: (cause) => {
         this.hasInterrupts = false;
         // The driver may live, and come back by another front end.
@@ -188,7 +192,7 @@ export class GpioDevice {
     line.trigger = TRIGGER.NONE;
     line.isLatched = false;
     line.isWarned = false;
-    mask(line, IRQ_STATUS.INVALID);
+    this.buffers.answer(index, IRQ_STATUS.INVALID);
   }
 
   /** A buffer of eventq. */
@@ -200,15 +204,14 @@ export class GpioDevice {
     const index = reader.readU16();
     const line = this.lines[index];
     const isEarly = line !== undefined && line.trigger === TRIGGER.NONE && !line.isWarned;
-    if (line === undefined || line.buffer !== null || isEarly) {
+    if (line === undefined || this.buffers.isHeld(index) || isEarly) {
       // An early one goes back only once: a driver that does not know that its interrupt is off
       // (this process was replaced) would bring it again, and again.
       if (isEarly) line.isWarned = true;
       writer.writeU8(IRQ_STATUS.INVALID);
       return undefined;
     }
-    line.buffer = request;
-    line.queue = queue;
+    this.buffers.hold(index, request, queue);
     this.deliver(index, line);
     return LATER;
   }
@@ -222,12 +225,12 @@ export class GpioDevice {
 
   /** Gives the interrupt to the driver, if there is one and it is unmasked. */
   private deliver(index: number, line: Line): void {
-    if (line.buffer === null || line.trigger === TRIGGER.NONE) return;
+    if (!this.buffers.isHeld(index) || line.trigger === TRIGGER.NONE) return;
     const isLevel = (line.trigger & (TRIGGER.HIGH | TRIGGER.LOW)) !== 0;
     const active = line.trigger === TRIGGER.HIGH ? 1 : 0;
     if (isLevel ? this.chip.value(index) !== active : !line.isLatched) return;
     line.isLatched = false;
-    mask(line, IRQ_STATUS.VALID);
+    this.buffers.answer(index, IRQ_STATUS.VALID);
   }
 
   /** The driver has nothing any more: the lines are as they were. */
@@ -249,16 +252,6 @@ export class GpioDevice {
       this.deliver(index, line);
     }
   }
-}
-
-/** Returns the buffer of a line, if it has one: its interrupt is masked from then on. */
-function mask(line: Line, status: number): void {
-  const { buffer, queue } = line;
-  line.buffer = null;
-  line.queue = null;
-  if (buffer === null) return;
-  buffer.writer.writeU8(status);
-  queue!.complete(buffer);
 }
 
 /** A level is seen by both of its edges. */

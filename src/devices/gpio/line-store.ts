@@ -2,8 +2,8 @@
  * What the driver made of each line, in a file: a process that replaces this one goes on with it.
  * Linux's driver sets a line once, and cannot know that another process serves it.
  */
-import { closeSync, openSync, readSync, writeSync } from 'node:fs';
 import { VloError } from '../../errors.js';
+import { RecordStore } from '../../kit/index.js';
 import { DIRECTION, TRIGGER } from './wire.js';
 
 /** What is kept of a line. */
@@ -19,21 +19,13 @@ const ENTRY_SIZE = 4;
 const TRIGGERS: readonly number[] = Object.values(TRIGGER);
 
 export class LineStore {
-  private readonly fd: number;
+  private readonly entries: RecordStore;
   private readonly entry = new Uint8Array(ENTRY_SIZE);
-  private readonly path: string;
-  private readonly log: (line: string) => void;
-  private hasFailed = false;
 
   /** @throws VloError VLO_OPTION_INVALID */
   constructor(path: string, log: (line: string) => void = () => {}) {
-    this.path = path;
-    this.log = log;
     try {
-      // Neither cut nor made anew: what is in it is what a predecessor has left.
-      this.fd = openSync(path, 'a+', 0o600);
-      closeSync(this.fd);
-      this.fd = openSync(path, 'r+');
+      this.entries = new RecordStore(path, ENTRY_SIZE, (line) => log(`--state: ${line}`));
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       throw new VloError('VLO_OPTION_INVALID', `gpio: --state: cannot open '${path}' (${code})`);
@@ -42,9 +34,8 @@ export class LineStore {
 
   /** What was kept of a line; null when nothing was, or nothing that makes sense. */
   load(line: number): StoredLine | null {
-    const { entry } = this;
-    if (readSync(this.fd, entry, 0, ENTRY_SIZE, line * ENTRY_SIZE) < ENTRY_SIZE) return null;
-    const [isActive = 0, direction = 0, output = 0, trigger = 0] = entry;
+    if (!this.entries.load(line, this.entry)) return null;
+    const [isActive = 0, direction = 0, output = 0, trigger = 0] = this.entry;
     if (isActive > 1 || direction > DIRECTION.IN || output > 1) return null;
     if (!TRIGGERS.includes(trigger)) return null;
     // The value of a line that is no output yet is a part of making it one: Linux sets it first.
@@ -52,24 +43,12 @@ export class LineStore {
     return { isActive: isActive === 1, direction, output, trigger };
   }
 
-  /** A full disk must not take the lines from a driver: it is told of, once. */
   save(line: number, { isActive, direction, output, trigger }: StoredLine): void {
-    const { entry } = this;
-    entry[0] = isActive ? 1 : 0;
-    entry[1] = direction;
-    entry[2] = output;
-    entry[3] = trigger;
-    try {
-      writeSync(this.fd, entry, 0, ENTRY_SIZE, line * ENTRY_SIZE);
-      this.hasFailed = false;
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
-      if (!this.hasFailed) this.log(`--state: '${this.path}' cannot be written (${code})`);
-      this.hasFailed = true;
-    }
+    this.entry.set([isActive ? 1 : 0, direction, output, trigger]);
+    this.entries.save(line, this.entry);
   }
 
   close(): void {
-    closeSync(this.fd);
+    this.entries.close();
   }
 }

@@ -6,7 +6,7 @@ import { expectNoLeaks } from '../../native/test-utils.js';
 import type { InputSink, InputState } from './backend.js';
 import { EvdevSource } from './backend-evdev.js';
 import type { Triple } from './backend-null.js';
-import { bitmapOf } from './description.js';
+import { bitmapOf } from './config-codec.js';
 import { EV, SYN } from './wire.js';
 
 const KEY_A = 30;

@@ -14,7 +14,8 @@ import {
   REPORT_EVENTS_MAX,
 } from './backend.js';
 import { CODE_COUNTS } from './codes.js';
-import { bitmapOf, bitsOf, hasBit, slotCountOf, trimBitmap } from './description.js';
+import { bitmapOf, bitsOf, hasBit, trimBitmap } from './config-codec.js';
+import { slotCountOf } from './state.js';
 import {
   ABS_MT_FIRST,
   ABS_MT_LAST,

@@ -12,7 +12,8 @@ import {
 import type { InputDescription } from './backend.js';
 import { NullInput, type Triple } from './backend-null.js';
 import { codeOf, nameOf } from './codes.js';
-import { bitsOf, describe as describeInput, PROFILES, rangeOf } from './description.js';
+import { bitsOf } from './config-codec.js';
+import { describe as describeInput, PROFILES, rangeOf } from './description.js';
 import { InputDevice } from './device.js';
 import { input } from './index.js';
 import { EV, InputAbs, InputConfig, InputEvent, InputIds, SELECT } from './wire.js';
@@ -44,7 +45,7 @@ async function open(
     ...input,
     options: v.object({}),
     arguments: {},
-    open: () => new InputDevice(source).open(),
+    open: (_options, host) => new InputDevice(source, host).open(),
   });
   const driver = await MockDriver.open(definition, {}, mock);
   drivers.push(driver);

@@ -8,7 +8,13 @@
  * more. Sources that cannot be held lose events by themselves; they then tell their state, and the
  * driver gets a report of what is different (`state.ts`).
  */
-import type { OpenDevice, Request, ServedQueue } from '../../kit/index.js';
+import {
+  Alarm,
+  type DeviceHost,
+  type OpenDevice,
+  type Request,
+  type ServedQueue,
+} from '../../kit/index.js';
 import type { ChainWriter } from '../../virtio/index.js';
 import {
   EventList,
@@ -17,8 +23,8 @@ import {
   type InputState,
   REPORT_EVENTS_MAX,
 } from './backend.js';
-import { answerTo, bitsOf, hasBit, slotCountOf } from './description.js';
-import { StateSum } from './state.js';
+import { answerTo, bitsOf, hasBit } from './config-codec.js';
+import { StateSum, slotCountOf } from './state.js';
 import { EV, InputConfig, InputEvent } from './wire.js';
 
 /** How long a report may wait for room for all of it while there is room for a part, in ms. */
@@ -26,11 +32,11 @@ const WHOLE_MS_MAX = 1000;
 
 export class InputDevice implements InputSink {
   private readonly source: InputSource;
+  private readonly host: DeviceHost;
   private readonly config = new Uint8Array(InputConfig.size);
   private readonly sourceState: StateSum;
   private readonly driverState: StateSum;
   private readonly changes = new EventList();
-  private queue: ServedQueue | null = null;
   private isStarted = false;
   private needsSync = false;
   /** The report that waits for room, and how many of its events the driver has. */
@@ -39,13 +45,24 @@ export class InputDevice implements InputSink {
   /** A report that came while another one was held. */
   private waiting: EventList | null = null;
   private isSourceHeld = false;
-  private patience: NodeJS.Timeout | null = null;
+  /** A driver that never supplies as many buffers as its ring has entries gets parts after all. */
+  private readonly patience = new Alarm(() => {
+    const { queue } = this;
+    if (this.held !== null && queue !== null) this.sendParts(this.held, queue);
+    this.pump();
+  });
 
-  constructor(source: InputSource) {
+  constructor(source: InputSource, host: DeviceHost) {
     this.source = source;
+    this.host = host;
     const slotCount = slotCountOf(source.description);
     this.sourceState = new StateSum(slotCount);
     this.driverState = new StateSum(slotCount);
+  }
+
+  /** The driver's buffers, while the queue runs. */
+  private get queue(): ServedQueue | null {
+    return this.host.queue('eventq');
   }
 
   /** What the kit needs to serve this device. */
@@ -56,7 +73,7 @@ export class InputDevice implements InputSink {
       writeConfig: (offset, bytes) => this.select(offset, bytes),
       handlers: { statusq: (request) => this.setStatus(request) },
       queueStarted: (queue) => this.start(queue),
-      buffersAdded: () => this.pump(),
+      supplied: () => this.pump(),
       queueStopping: (queue) => this.stop(queue),
       close: () => this.close(),
     };
@@ -86,7 +103,6 @@ export class InputDevice implements InputSink {
 
   private start(queue: ServedQueue): void {
     if (queue.name !== 'eventq') return;
-    this.queue = queue;
     const isFirst = !this.isStarted;
     if (queue.isFresh) {
       // The first part of a report went to the driver that was there before: this one gets it all.
@@ -104,13 +120,11 @@ export class InputDevice implements InputSink {
     this.isStarted = true;
     this.needsSync = true;
     if (isFirst) this.source.start(this);
-    this.pump();
   }
 
   private stop(queue: ServedQueue): void {
-    if (queue !== this.queue) return;
-    this.queue = null;
-    this.setPatience(false);
+    if (queue.name !== 'eventq') return;
+    this.patience.clear();
     if (!this.source.isLive || this.held === null) return;
     this.drop(this.held);
     this.pump();
@@ -188,7 +202,8 @@ export class InputDevice implements InputSink {
       this.sent = events.count;
     }
     if (isLong) this.sendParts(events, queue);
-    this.setPatience(this.sent === 0);
+    if (this.sent > 0) this.patience.clear();
+    else if (!this.patience.isSet) this.patience.set(WHOLE_MS_MAX);
     return this.sent === events.count;
   }
 
@@ -206,24 +221,8 @@ export class InputDevice implements InputSink {
     writer.writeU32(values[at]! >>> 0);
   };
 
-  /** A driver that never supplies as many buffers as its ring has entries gets parts after all. */
-  private setPatience(isWanted: boolean): void {
-    if (isWanted && this.patience === null) {
-      this.patience = setTimeout(() => {
-        this.patience = null;
-        if (this.held !== null && this.queue !== null) this.sendParts(this.held, this.queue);
-        this.pump();
-      }, WHOLE_MS_MAX);
-      this.patience.unref();
-    } else if (!isWanted && this.patience !== null) {
-      clearTimeout(this.patience);
-      this.patience = null;
-    }
-  }
-
   private close(): void {
-    this.setPatience(false);
-    this.queue = null;
+    this.patience.clear();
     this.source.close();
   }
 }

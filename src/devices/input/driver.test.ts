@@ -28,7 +28,7 @@ async function serve(source: NullInput): Promise<() => Promise<void>> {
     ...input,
     options: v.object({}),
     arguments: {},
-    open: () => new InputDevice(source).open(),
+    open: (_options, host) => new InputDevice(source, host).open(),
   });
   const device = await DeviceProcess.open(definition, {});
   const server = new BackEndServer(device, { path });

@@ -14,7 +14,7 @@ import type { SharedBlock } from '../../vhost-user/index.js';
 import type { DriverQueue } from '../../virtio/index.js';
 import { type AxisRange, EventList, type InputDescription } from './backend.js';
 import { CODE_COUNTS, PROPERTY } from './codes.js';
-import { bitsOf, trimBitmap } from './description.js';
+import { bitsOf, trimBitmap } from './config-codec.js';
 import { EV, InputAbs, InputConfig, InputEvent, InputIds, SELECT, SYN } from './wire.js';
 
 /** Entries of both queues; buffers for events lie before those for status. */

@@ -71,6 +71,6 @@ export const input = defineDevice({
   ],
   queues: [{ name: 'eventq', kind: 'supply' }, { name: 'statusq' }],
   async open(options, host) {
-    return new InputDevice(await openSource(options, host)).open();
+    return new InputDevice(await openSource(options, host), host).open();
   },
 });

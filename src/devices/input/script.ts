@@ -20,7 +20,8 @@ import {
   REPORT_EVENTS_MAX,
 } from './backend.js';
 import { codeOf, nameOf, PROPERTY } from './codes.js';
-import { bitsOf, describe, hasBit, rangeOf } from './description.js';
+import { bitsOf, hasBit } from './config-codec.js';
+import { describe, rangeOf } from './description.js';
 import {
   ABS_MT_POSITION_X,
   ABS_MT_POSITION_Y,

@@ -2,7 +2,7 @@
  * What is pressed, switched and touched: the sum of all events. Of two such states (the source's
  * and the driver's) the difference can be told, when events were lost between them.
  */
-import type { EventList, InputState } from './backend.js';
+import type { EventList, InputDescription, InputState } from './backend.js';
 import {
   ABS_MT_FIRST,
   ABS_MT_LAST,
@@ -23,6 +23,14 @@ const NO_CONTACT = -1;
 /** Values that no switch and no axis has. */
 const UNKNOWN_SWITCH = 0xff;
 const UNKNOWN_AXIS = -(2 ** 31);
+/** The most contacts that are kept apart. */
+const SLOTS_MAX = 64;
+
+/** Contacts that a touch device keeps apart; 0 for one that does not. */
+export const slotCountOf = ({ axes }: InputDescription): number => {
+  const slots = axes.get(ABS_MT_SLOT);
+  return slots === undefined ? 0 : Math.min(Math.max(slots.max, 0), SLOTS_MAX - 1) + 1;
+};
 
 export class StateSum implements InputState {
   private readonly keys = new Uint8Array(KEY_COUNT);

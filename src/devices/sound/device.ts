@@ -6,8 +6,14 @@
  *   txq:       stream, frames | status
  *   rxq:       stream | frames, status
  */
-import type { HandlerResult, OpenDevice, Request, ServedQueue } from '../../kit/index.js';
-import { LATER } from '../../kit/index.js';
+import {
+  type DeviceHost,
+  type HandlerResult,
+  LATER,
+  type OpenDevice,
+  type Request,
+  type ServedQueue,
+} from '../../kit/index.js';
 import { type ChainReader, type ChainWriter, DriverFault } from '../../virtio/index.js';
 import type { SoundBackEnd } from './backend.js';
 import { FORMATS, hasBit, type PcmParams, RATES } from './format.js';
@@ -44,7 +50,6 @@ const INFO_SIZE_MAX = 1024;
 export interface SoundDeviceOptions {
   readonly streamCount: number;
   readonly jackCount: number;
-  readonly log: (line: string) => void;
 }
 
 /** Where a stream belongs: one of each direction makes a function group. */
@@ -54,14 +59,17 @@ export class SoundDevice {
   readonly streams: readonly PcmStream[];
   readonly jacks: JackPanel;
   private readonly backEnd: SoundBackEnd;
-  private readonly log: (line: string) => void;
+  private readonly host: DeviceHost;
   private readonly streamInfos: readonly Uint8Array[];
   private readonly chmapInfos: readonly Uint8Array[];
-  private eventQueue: ServedQueue | null = null;
 
-  constructor(backEnd: SoundBackEnd, { streamCount, jackCount, log }: SoundDeviceOptions) {
+  constructor(
+    backEnd: SoundBackEnd,
+    { streamCount, jackCount }: SoundDeviceOptions,
+    host: DeviceHost,
+  ) {
     this.backEnd = backEnd;
-    this.log = log;
+    this.host = host;
     const events = {
       xrun: (stream: PcmStream) => {
         if ((stream.features & PCM_F.EVT_XRUNS) !== 0) this.tell(SND_EVT.PCM_XRUN, stream.id);
@@ -93,14 +101,8 @@ export class SoundDevice {
         txq: transfer(SND_D.OUTPUT),
         rxq: transfer(SND_D.INPUT),
       },
-      queueStarted: (queue) => {
-        if (queue.name !== 'eventq') return;
-        this.eventQueue = queue;
-        this.jacks.tellAll();
-      },
-      buffersAdded: () => this.jacks.tellAll(),
+      supplied: () => this.jacks.tellAll(),
       queueStopping: (queue) => {
-        if (queue === this.eventQueue) this.eventQueue = null;
         for (const stream of this.streams) stream.flush(queue);
       },
       reset: () => this.reset(),
@@ -118,12 +120,12 @@ export class SoundDevice {
 
   /** False when the driver has no buffer for an event: it is then lost, unless it is said again. */
   private tell(code: number, data: number): boolean {
-    return this.eventQueue?.deliver([SndEvent.encode({ code, data })]) === true;
+    return this.host.queue('eventq')?.deliver([SndEvent.encode({ code, data })]) === true;
   }
 
   private healthChanged({ id, isOpen }: PcmStream, errno: number): void {
-    if (errno !== 0) this.log(`stream ${id} fails (errno ${errno})`);
-    else this.log(isOpen ? `stream ${id} works again` : `stream ${id} failed, and is closed`);
+    if (errno !== 0) this.host.log(`stream ${id} fails (errno ${errno})`);
+    else this.host.log(isOpen ? `stream ${id} works again` : `stream ${id} failed, and is closed`);
     this.jacks.setWorking(id, errno === 0);
   }
 
@@ -241,7 +243,7 @@ export class SoundDevice {
       return SND_S.OK;
     } catch (error) {
       const { code, message } = error as NodeJS.ErrnoException;
-      this.log(`stream ${id} cannot be prepared: ${message} (${code ?? 'no code'})`);
+      this.host.log(`stream ${id} cannot be prepared: ${message} (${code ?? 'no code'})`);
       stream.release();
       return SND_S.IO_ERR;
     }

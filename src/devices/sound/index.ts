@@ -132,7 +132,7 @@ export const sound = defineDevice({
     if (jackCount > streamCount) refuse('jacks', `at most one a stream: ${streamCount}`);
     const log = (line: string): void => host.log(line);
     const backEnd = openBackEnd(options, log);
-    const device = new SoundDevice(backEnd, { streamCount, jackCount, log });
+    const device = new SoundDevice(backEnd, { streamCount, jackCount }, host);
     if (control === undefined) return device.open();
     const socket = new ControlSocket(device, control);
     const open = device.open();

@@ -9,7 +9,7 @@
  * The clock runs on while the driver is late by less than a period, as it would with a buffer of
  * that size in the device. After that the stream has run dry, and begins anew with what comes.
  */
-import type { Request, ServedQueue } from '../../kit/index.js';
+import { Alarm, type Request, type ServedQueue } from '../../kit/index.js';
 import type { ChainWriter } from '../../virtio/index.js';
 import type { PcmPort } from './backend.js';
 import { bytesPerMs, type PcmOffer, type PcmParams, writeSilence } from './format.js';
@@ -64,7 +64,7 @@ export class PcmStream {
   private port: PcmPort | null = null;
   private readonly waiting: Message[] = [];
   private readonly spare: Message[] = [];
-  private timer: NodeJS.Timeout | null = null;
+  private readonly alarm = new Alarm(() => this.run());
   /** When the message that is being played ends; else when the last one ended. */
   private end = 0;
   /** What was left to play when the stream was stopped, in milliseconds. */
@@ -90,7 +90,7 @@ export class PcmStream {
     this.isEnding = false;
     this.left = 0;
     this.state = 'prepared';
-    this.clearTimer();
+    this.alarm.clear();
   }
 
   start(): void {
@@ -104,7 +104,7 @@ export class PcmStream {
     const isUnderWay = this.waiting[0]?.isBegun === true;
     this.left = isUnderWay ? Math.max(0, this.end - performance.now()) : 0;
     this.state = 'stopped';
-    this.clearTimer();
+    this.alarm.clear();
   }
 
   /** Ends all messages and closes the port; what was not played yet is not played. */
@@ -124,12 +124,12 @@ export class PcmStream {
 
   /** The port is closed before the next one opens. What failed with it may work with that one. */
   closePort(): void {
-    this.clearTimer();
+    this.alarm.clear();
     this.port?.close();
     this.port = null;
     this.setHealth(0);
     // Messages that were placed before the stream was set up anew: nobody else would end them.
-    if (this.waiting.length > 0) this.schedule(REFUSAL_MS);
+    if (this.waiting.length > 0) this.alarm.set(REFUSAL_MS);
   }
 
   get isOpen(): boolean {
@@ -150,7 +150,7 @@ export class PcmStream {
     if (this.isEnding) this.flush(null);
     else if (this.state === 'running') {
       if (this.waiting.length === 1) this.run();
-    } else if (this.port === null && this.timer === null) this.schedule(REFUSAL_MS);
+    } else if (this.port === null && !this.alarm.isSet) this.alarm.set(REFUSAL_MS);
   }
 
   /** Ends the messages of a queue, or of all, at once. */
@@ -162,8 +162,8 @@ export class PcmStream {
     }
   }
 
-  private readonly run = (): void => {
-    this.clearTimer();
+  private run(): void {
+    this.alarm.clear();
     if (this.state !== 'running') {
       if (this.port === null) this.refuse();
       return;
@@ -180,17 +180,17 @@ export class PcmStream {
       // What is played is passed on at once; what is recorded is there at the end.
       const isWanted = isDue || this.direction === SND_D.OUTPUT;
       if (isWanted && !message.isMoved && !this.move(message)) {
-        this.schedule(RETRY_MS);
+        this.alarm.set(RETRY_MS);
         return;
       }
       if (!isDue) {
-        this.schedule(this.end - now);
+        this.alarm.set(this.end - now);
         return;
       }
       this.counters.periods += 1;
       this.finish(0);
     }
-  };
+  }
 
   private begin(message: Message, now: number): void {
     const params = this.params!;
@@ -208,7 +208,7 @@ export class PcmStream {
     const params = this.params!;
     const limit = this.end + params.periodBytes / bytesPerMs(params);
     if (now < limit) {
-      this.schedule(limit - now);
+      this.alarm.set(limit - now);
       return;
     }
     this.isDry = true;
@@ -260,15 +260,5 @@ export class PcmStream {
     status.writeU32(0); // Whatever has ended has been heard.
     this.spare.push(message);
     queue.complete(request);
-  }
-
-  private schedule(delayMs: number): void {
-    this.timer = setTimeout(this.run, Math.ceil(delayMs));
-    this.timer.unref();
-  }
-
-  private clearTimer(): void {
-    if (this.timer !== null) clearTimeout(this.timer);
-    this.timer = null;
   }
 }

@@ -159,11 +159,7 @@ export async function openTest(
     options: v.object({}),
     arguments: {},
     open: (_options, host) =>
-      new SoundDevice(backEnd, {
-        streamCount: 2,
-        jackCount: 2,
-        log: (line) => host.log(line),
-      }).open(),
+      new SoundDevice(backEnd, { streamCount: 2, jackCount: 2 }, host).open(),
   });
   const driver = await MockDriver.open(definition, {}, mock);
   return { backEnd, driver };

@@ -1,19 +1,21 @@
 /**
- * What a console said and nobody read yet. The driver of a console waits for each request with its
- * processor doing nothing else, so a slow reader must not hold a request up: it is put aside here,
- * and what is too much is lost.
+ * Bytes that were taken from a driver and that the other end has not taken yet: for drivers that
+ * must not be held up by it.
  */
-import { IovecList, NativeBuffer } from '../../native/index.js';
-import type { ChainReader } from '../../virtio/index.js';
-import type { PortEnd } from './backend.js';
+import { IovecList, NativeBuffer } from '../native/index.js';
+import type { ChainReader } from '../virtio/index.js';
+import type { ByteEnd } from './byte-stream.js';
 
-const BACKLOG_SIZE = 256 * 1024;
-
-export class Backlog {
-  private readonly buffer = new NativeBuffer(BACKLOG_SIZE);
+export class ByteBacklog {
+  private readonly buffer: NativeBuffer;
   private readonly list = new IovecList(1);
   private start = 0;
   private end = 0;
+
+  /** Holds up to `size` bytes. */
+  constructor(size: number) {
+    this.buffer = new NativeBuffer(size);
+  }
 
   get isEmpty(): boolean {
     return this.start === this.end;
@@ -27,22 +29,23 @@ export class Backlog {
     return size;
   }
 
+  /** Takes one byte, or loses it. */
   pushByte(byte: number): void {
     this.makeRoom(1);
-    if (this.end === BACKLOG_SIZE) return;
+    if (this.end === this.buffer.bytes.length) return;
     this.buffer.bytes[this.end] = byte;
     this.end += 1;
   }
 
   private makeRoom(size: number): void {
-    if (this.end + size <= BACKLOG_SIZE || this.start === 0) return;
+    if (this.end + size <= this.buffer.bytes.length || this.start === 0) return;
     this.buffer.bytes.copyWithin(0, this.start, this.end);
     this.end -= this.start;
     this.start = 0;
   }
 
   /** Gives as much as the end takes; what nobody is there for is forgotten. */
-  flush(to: PortEnd): void {
+  flush(to: ByteEnd): void {
     while (this.start < this.end) {
       this.list.clear();
       this.list.push(this.buffer.address + this.start, this.end - this.start);
