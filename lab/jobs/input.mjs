@@ -249,7 +249,7 @@ async function figures() {
   native.close();
   const source = new NullInput(describeDevice(DEVICE));
   // Options that pass its own schema, and that nobody looks at.
-  const definition = { ...input, open: () => new InputDevice(source).open() };
+  const definition = { ...input, open: (_options, host) => new InputDevice(source, host).open() };
   const device = await DeviceProcess.open(definition, { script: '-' });
   const path = join(place, 'socket');
   const server = new BackEndServer(device, { path });
