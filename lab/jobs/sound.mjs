@@ -20,6 +20,8 @@ const LOOPBACK = ['--transport', 'loopback', ...(HAS_BOUNCE ? [] : ['--memory', 
  * lasts: where all is emulated, what a process does for the first time may take 200 ms.
  */
 const PERIODS = ['--period-size=960', '--buffer-size=30720'];
+/** Buffers that last for longer than it takes to start another adapter. */
+const LONG_PERIODS = ['--period-size=19200', '--buffer-size=307200'];
 const CHECK = { timeout: ARCH === 'x86-64' ? 120_000 : 300_000 };
 
 /** A sound card in service: its processes, its number, and its control socket. */
@@ -36,13 +38,16 @@ class Card {
   async open(words) {
     this.words = [...words, '--control', this.path('control')];
     await this.serve();
-    const { program, node } = await attach('sound', this.path('socket'), LOOPBACK);
-    this.adapter = program;
-    this.node = node;
-    const [, number] = /^\/dev\/snd\/controlC(\d+)$/.exec(node ?? '') ?? [];
-    if (number === undefined) throw new Error(`the node is '${node}'`);
+    await this.attach();
+    const [, number] = /^\/dev\/snd\/controlC(\d+)$/.exec(this.node ?? '') ?? [];
+    if (number === undefined) throw new Error(`the node is '${this.node}'`);
     this.number = number;
     return this;
+  }
+
+  async attach() {
+    const { program, node } = await attach('sound', this.path('socket'), LOOPBACK);
+    Object.assign(this, { adapter: program, node });
   }
 
   async serve() {
@@ -215,6 +220,25 @@ async function replaceDevice(card) {
   return `the player ended with ${ended}, the next one plays`;
 }
 
+/** The adapter dies under a player, and the next one takes its place: the player goes on. */
+async function replaceAdapter(card) {
+  const player = start([
+    ...['aplay', '-D', card.pcm(0), '-f', 'S16_LE', '-r', '48000', '-c', '2', '-t', 'raw'],
+    ...['-d', '12', ...LONG_PERIODS, '/dev/zero'],
+  ]);
+  await waitFor(
+    async () => (await card.say('status')).streams[0].state === 'running',
+    'stream that runs',
+  );
+  card.adapter.kill('SIGKILL');
+  await card.adapter.ended;
+  await card.attach();
+  const status = await player.ended;
+  if (status !== 0) throw new Error(`the player ended with ${status}: ${player.stderr}`);
+  const { streams } = await card.say('status');
+  return `the player went on, after ${streams[0].xruns} xruns`;
+}
+
 /** How regularly periods of 10 ms come, beside the kernel's own loopback card. */
 async function measureJitter(card) {
   await modprobe('snd_aloop', 'index=7');
@@ -241,7 +265,7 @@ export default async function sound(words) {
   await check('the module loads', async () => {
     // Its second for each answer is too short where all is emulated, and a late answer to a probe
     // that was given up makes it use memory that it has freed (Linux 7.2).
-    await modprobe('virtio_snd', 'msg_timeout_ms=30000');
+    await modprobe('virtio_snd', 'msg_timeout_ms=30000', 'pcm_period_ms_max=400');
     await insertModule();
   });
   const isThere = await check(
@@ -263,6 +287,7 @@ export default async function sound(words) {
   await check('jacks', () => plug(card), CHECK);
   await check(`${minute} s without an xrun`, () => playMinute(card, minute), CHECK);
   await check('period jitter', () => measureJitter(card), CHECK);
+  await check('an adapter that dies under a player', () => replaceAdapter(card), CHECK);
   await check('a device that dies under a player', () => replaceDevice(card), CHECK);
   await check('no device is left, and the module goes', async () => {
     await card.close();

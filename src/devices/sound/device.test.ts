@@ -1,5 +1,5 @@
 /** The sound device: what it says of itself, and the life of a stream. */
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { DeviceProcess } from '../../kit/index.js';
 import {
   MockDriver,
@@ -18,6 +18,7 @@ import {
   query,
   record,
   setParams,
+  statusOf,
   type TestParams,
 } from './test-utils.js';
 import {
@@ -223,6 +224,49 @@ describe('the life of a stream', () => {
     backEnd.openError = null;
     expect(await command(driver, PCM_PREPARE, 0)).toBe(OK);
   });
+});
+
+const QUEUES = Object.values(SND_Q);
+
+/** The front end of the driver goes away. */
+async function leave(driver: MockDriver): Promise<void> {
+  for (const queue of QUEUES) await driver.stopQueue(queue);
+  driver.device.reset('disconnect');
+}
+
+test('streams are kept for a front end that comes back, and for no other driver', async () => {
+  const { backEnd, driver } = await openTest();
+  drivers.push(driver);
+  await prepare(driver, 0);
+  expect(await command(driver, PCM_START, 0)).toBe(OK);
+  const early = play(driver, 0, pattern(PERIOD));
+  await leave(driver);
+  for (const queue of QUEUES) driver.startQueue(queue);
+  expect(statusOf(await early)).toBe(OK); // Wherever it was: at the device, or still in the ring.
+  expect(statusOf(await play(driver, 0, pattern(PERIOD)))).toBe(OK);
+  expect(await command(driver, PCM_STOP, 0)).toBe(OK);
+  await driver.restartQueue(SND_Q.CONTROL); // Only this queue began anew: it is the same driver.
+  expect(backEnd.openPorts).toBe(1);
+  await leave(driver);
+  await driver.restartQueue(SND_Q.CONTROL); // A ring that nobody has used: another driver.
+  expect(backEnd.openPorts).toBe(0);
+  expect(await command(driver, PCM_START, 0)).toBe(BAD_MSG);
+});
+
+test('streams of a front end that stays away are closed', async () => {
+  const { backEnd, driver } = await openTest();
+  drivers.push(driver);
+  await prepare(driver, 0);
+  vi.useFakeTimers();
+  try {
+    await leave(driver);
+    vi.advanceTimersByTime(9999);
+    expect(backEnd.openPorts).toBe(1);
+    vi.advanceTimersByTime(1);
+    expect(backEnd.openPorts).toBe(0);
+  } finally {
+    vi.useRealTimers();
+  }
 });
 
 test('nothing is left behind, even while streams run', async () => {

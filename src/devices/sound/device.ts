@@ -7,6 +7,7 @@
  *   rxq:       stream | frames, status
  */
 import {
+  Alarm,
   type DeviceHost,
   type HandlerResult,
   LATER,
@@ -44,6 +45,8 @@ const ALLOWED: Readonly<Record<number, readonly StreamState[]>> = {
 
 /** Largest buffer of a driver, and so the largest I/O message: far more than anybody needs. */
 const BUFFER_BYTES_MAX = 2 ** 26;
+/** How long, in milliseconds, streams are kept for a driver whose front end is gone. */
+const ABSENCE_MS = 10_000;
 /** Largest structure that an information request may ask for, in bytes. */
 const INFO_SIZE_MAX = 1024;
 
@@ -62,6 +65,7 @@ export class SoundDevice {
   private readonly host: DeviceHost;
   private readonly streamInfos: readonly Uint8Array[];
   private readonly chmapInfos: readonly Uint8Array[];
+  private readonly absence = new Alarm(() => this.reset());
 
   constructor(
     backEnd: SoundBackEnd,
@@ -102,10 +106,14 @@ export class SoundDevice {
         rxq: transfer(SND_D.INPUT),
       },
       supplied: () => this.jacks.tellAll(),
+      queueStarted: (queue) => this.queueStarted(queue),
       queueStopping: (queue) => {
         for (const stream of this.streams) stream.flush(queue);
       },
-      reset: () => this.reset(),
+      reset: (cause) => {
+        if (cause === 'driver') this.reset();
+        else this.absence.set(ABSENCE_MS);
+      },
       close: () => {
         this.reset();
         this.backEnd.close();
@@ -113,7 +121,15 @@ export class SoundDevice {
     };
   }
 
+  /** A driver that goes on after its front end came back does not set its streams up again. */
+  private queueStarted(queue: ServedQueue): void {
+    if (queue.name !== 'controlq' || !this.absence.isSet) return;
+    this.absence.clear();
+    if (queue.isFresh) this.reset();
+  }
+
   private reset(): void {
+    this.absence.clear();
     for (const stream of this.streams) stream.reset();
     this.jacks.reset();
   }
