@@ -265,7 +265,7 @@ export default async function sound(words) {
   await check('the module loads', async () => {
     // Its second for each answer is too short where all is emulated, and a late answer to a probe
     // that was given up makes it use memory that it has freed (Linux 7.2).
-    await modprobe('virtio_snd', 'msg_timeout_ms=30000', 'pcm_period_ms_max=400');
+    await modprobe('virtio_snd', 'msg_timeout_ms=30000');
     await insertModule();
   });
   const isThere = await check(
