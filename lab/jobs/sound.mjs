@@ -1,9 +1,9 @@
 /**
  * The sound device under the kernel's virtio_snd, over the loopback module: what aplay plays and
- * arecord records, jacks, streams at the same time, and a device that dies under a player.
+ * arecord records, jacks, streams at the same time, and processes that die under a player.
  */
 
-import { mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { check, figure } from './support/checks.mjs';
@@ -20,8 +20,8 @@ const LOOPBACK = ['--transport', 'loopback', ...(HAS_BOUNCE ? [] : ['--memory', 
  * lasts: where all is emulated, what a process does for the first time may take 200 ms.
  */
 const PERIODS = ['--period-size=960', '--buffer-size=30720'];
-/** Buffers that last for longer than it takes to start another adapter. */
-const LONG_PERIODS = ['--period-size=19200', '--buffer-size=307200'];
+/** Long enough, with buffers that last for longer than it takes to start another process. */
+const LONG = ['-d', '12', '--period-size=19200', '--buffer-size=307200'];
 const CHECK = { timeout: ARCH === 'x86-64' ? 120_000 : 300_000 };
 
 /** A sound card in service: its processes, its number, and its control socket. */
@@ -36,7 +36,7 @@ class Card {
   }
 
   async open(words) {
-    this.words = [...words, '--control', this.path('control')];
+    this.words = [...words, '--control', this.path('control'), '--state', this.path('state')];
     await this.serve();
     await this.attach();
     const [, number] = /^\/dev\/snd\/controlC(\d+)$/.exec(this.node ?? '') ?? [];
@@ -200,43 +200,57 @@ async function playMinute(card, seconds) {
   return `${seconds} s both ways, periods of 40 ms`;
 }
 
-/** The device dies under a player, and another one takes its place. */
-async function replaceDevice(card) {
+/** Plays silence, and resolves as soon as the device plays it. */
+async function startPlayer(card, words) {
   const player = start([
     ...['aplay', '-D', card.pcm(0), '-f', 'S16_LE', '-r', '48000', '-c', '2', '-t', 'raw'],
-    ...['-d', '20', '/dev/zero'],
+    ...words,
+    '/dev/zero',
   ]);
   await waitFor(
     async () => (await card.say('status')).streams[0].state === 'running',
     'stream that runs',
   );
+  return player;
+}
+
+async function playOn(card, player) {
+  const status = await player.ended;
+  if (status !== 0) throw new Error(`the player ended with ${status}: ${player.stderr}`);
+  const { streams } = await card.say('status');
+  return `the player went on; xruns: ${streams[0].xruns}`;
+}
+
+/** The adapter dies under a player, and the next one takes its place: the player goes on. */
+async function replaceAdapter(card) {
+  const player = await startPlayer(card, LONG);
+  card.adapter.kill('SIGKILL');
+  await card.adapter.ended;
+  await card.attach();
+  return playOn(card, player);
+}
+
+/** The device dies under a player, and the next one goes on where it has left off. */
+async function replaceDevice(card) {
+  const player = await startPlayer(card, LONG);
   card.device.kill('SIGKILL');
   await card.device.ended;
+  await card.serve();
+  return playOn(card, player);
+}
+
+/** The next one does not know what was played: the player ends, and another one plays. */
+async function forgetStreams(card) {
+  const player = await startPlayer(card, ['-d', '20']);
+  card.device.kill('SIGKILL');
+  await card.device.ended;
+  rmSync(card.path('state'));
   await card.serve();
   await Promise.race([player.ended, waitFor(() => player.status !== null, 'end', 40_000)]);
   const ended = player.status;
   const file = writeWav(card.path('source.wav'), { frameCount: 48000 });
   await card.play(file, 0, PERIODS);
   return `the player ended with ${ended}, the next one plays`;
-}
-
-/** The adapter dies under a player, and the next one takes its place: the player goes on. */
-async function replaceAdapter(card) {
-  const player = start([
-    ...['aplay', '-D', card.pcm(0), '-f', 'S16_LE', '-r', '48000', '-c', '2', '-t', 'raw'],
-    ...['-d', '12', ...LONG_PERIODS, '/dev/zero'],
-  ]);
-  await waitFor(
-    async () => (await card.say('status')).streams[0].state === 'running',
-    'stream that runs',
-  );
-  card.adapter.kill('SIGKILL');
-  await card.adapter.ended;
-  await card.attach();
-  const status = await player.ended;
-  if (status !== 0) throw new Error(`the player ended with ${status}: ${player.stderr}`);
-  const { streams } = await card.say('status');
-  return `the player went on, after ${streams[0].xruns} xruns`;
 }
 
 /** How regularly periods of 10 ms come, beside the kernel's own loopback card. */
@@ -289,6 +303,7 @@ export default async function sound(words) {
   await check('period jitter', () => measureJitter(card), CHECK);
   await check('an adapter that dies under a player', () => replaceAdapter(card), CHECK);
   await check('a device that dies under a player', () => replaceDevice(card), CHECK);
+  await check('a device that forgot its streams', () => forgetStreams(card), CHECK);
   await check('no device is left, and the module goes', async () => {
     await card.close();
     await waitForNoDevices();

@@ -20,6 +20,7 @@ import type { SoundBackEnd } from './backend.js';
 import { FORMATS, hasBit, type PcmParams, RATES } from './format.js';
 import { JackPanel } from './jacks.js';
 import { PcmStream, type StreamState } from './stream.js';
+import type { StoredStream, StreamStore } from './stream-store.js';
 import {
   CHANNEL_MAPS,
   ChmapInfo,
@@ -53,6 +54,8 @@ const INFO_SIZE_MAX = 1024;
 export interface SoundDeviceOptions {
   readonly streamCount: number;
   readonly jackCount: number;
+  /** Where streams are kept for a process that replaces this one. */
+  readonly store?: StreamStore | undefined;
 }
 
 /** Where a stream belongs: one of each direction makes a function group. */
@@ -63,17 +66,21 @@ export class SoundDevice {
   readonly jacks: JackPanel;
   private readonly backEnd: SoundBackEnd;
   private readonly host: DeviceHost;
+  private readonly store: StreamStore | undefined;
   private readonly streamInfos: readonly Uint8Array[];
   private readonly chmapInfos: readonly Uint8Array[];
-  private readonly absence = new Alarm(() => this.reset());
+  /** No front end is there, or none has been yet. */
+  private isAway = true;
+  private readonly absence = new Alarm(() => this.forget());
 
   constructor(
     backEnd: SoundBackEnd,
-    { streamCount, jackCount }: SoundDeviceOptions,
+    { streamCount, jackCount, store }: SoundDeviceOptions,
     host: DeviceHost,
   ) {
     this.backEnd = backEnd;
     this.host = host;
+    this.store = store;
     const events = {
       xrun: (stream: PcmStream) => {
         if ((stream.features & PCM_F.EVT_XRUNS) !== 0) this.tell(SND_EVT.PCM_XRUN, stream.id);
@@ -112,26 +119,53 @@ export class SoundDevice {
       },
       reset: (cause) => {
         if (cause === 'driver') this.reset();
-        else this.absence.set(ABSENCE_MS);
+        else this.leave();
       },
       close: () => {
-        this.reset();
+        this.forget();
+        this.store?.close();
         this.backEnd.close();
       },
     };
   }
 
+  /** The driver may come back by another front end. */
+  private leave(): void {
+    this.isAway = true;
+    this.absence.set(ABSENCE_MS);
+  }
+
   /** A driver that goes on after its front end came back does not set its streams up again. */
-  private queueStarted(queue: ServedQueue): void {
-    if (queue.name !== 'controlq' || !this.absence.isSet) return;
+  private queueStarted({ name, isFresh }: ServedQueue): void {
+    if (name !== 'controlq' || !this.isAway) return;
+    this.isAway = false;
     this.absence.clear();
-    if (queue.isFresh) this.reset();
+    if (isFresh) this.reset();
+    else for (const stream of this.streams) this.restore(stream, this.store?.load(stream.id));
+  }
+
+  /** Where streams were closed, or this process is another one, what was kept is set up again. */
+  private restore(stream: PcmStream, kept: StoredStream | null | undefined): void {
+    if (!kept || stream.state !== 'idle' || this.setParams(stream, kept) !== SND_S.OK) return;
+    if (kept.state === 'set' || this.prepare(stream) !== SND_S.OK) return;
+    if (kept.state === 'prepared') return;
+    stream.start();
+    if (kept.state === 'stopped') stream.stop();
   }
 
   private reset(): void {
+    this.forget();
+    this.keep();
+  }
+
+  private forget(): void {
     this.absence.clear();
     for (const stream of this.streams) stream.reset();
     this.jacks.reset();
+  }
+
+  private keep(): void {
+    for (const stream of this.streams) this.store?.save(stream);
   }
 
   /** False when the driver has no buffer for an event: it is then lost, unless it is said again. */
@@ -163,6 +197,7 @@ export class SoundDevice {
     else if (code === SND_R.JACK_REMAP) writer.writeU32(this.jacks.remap(reader));
     else if (code === SND_R.PCM_RELEASE || ALLOWED[code] !== undefined) {
       writer.writeU32(this.controlStream(code, reader));
+      this.keep();
       if (code === SND_R.PCM_RELEASE) return this.released();
     } else writer.writeU32(SND_S.NOT_SUPP);
     return undefined;
@@ -220,18 +255,18 @@ export class SoundDevice {
       stream.release();
       stream.isEnding = true;
     } else if (!ALLOWED[code]!.includes(stream.state)) return SND_S.BAD_MSG;
-    else if (code === SND_R.PCM_SET_PARAMS) return this.setParams(stream, reader);
-    else if (code === SND_R.PCM_PREPARE) return this.prepare(stream);
+    else if (code === SND_R.PCM_SET_PARAMS) {
+      const isWhole = reader.remaining >= PcmSetParams.size;
+      return isWhole ? this.setParams(stream, reader.take(PcmSetParams)) : SND_S.BAD_MSG;
+    } else if (code === SND_R.PCM_PREPARE) return this.prepare(stream);
     else if (code === SND_R.PCM_START) stream.start();
     else stream.stop();
     return SND_S.OK;
   }
 
-  private setParams(stream: PcmStream, reader: ChainReader): number {
-    if (reader.remaining < PcmSetParams.size) return SND_S.BAD_MSG;
-    const { bufferBytes, periodBytes, features, ...chosen } = reader.take(PcmSetParams);
+  private setParams(stream: PcmStream, fields: Omit<StoredStream, 'state'>): number {
+    const { bufferBytes, periodBytes, features, format, rate, channels } = fields;
     const { offer } = stream;
-    const { format, rate, channels } = chosen;
     const isOffered =
       hasBit(offer.formats, format) &&
       hasBit(offer.rates, rate) &&
@@ -241,7 +276,9 @@ export class SoundDevice {
     const params: PcmParams = {
       format: FORMATS[format]!,
       rate: RATES[rate]!,
-      ...{ channels, bufferBytes, periodBytes },
+      channels,
+      bufferBytes,
+      periodBytes,
     };
     const isWhole = periodBytes > 0 && bufferBytes > 0 && bufferBytes % periodBytes === 0;
     if (!isWhole || bufferBytes > BUFFER_BYTES_MAX) return SND_S.BAD_MSG;

@@ -1,7 +1,7 @@
 /** The sound device: streams of PCM frames, each to or from a file, a program, or nobody. */
 import * as v from 'valibot';
 import { VloError } from '../../errors.js';
-import { defineDevice } from '../../kit/index.js';
+import { defineDevice, type OpenDevice } from '../../kit/index.js';
 import { VIRTIO_ID } from '../../virtio/index.js';
 import type { SoundBackEnd } from './backend.js';
 import { CommandSound } from './backend-command.js';
@@ -10,6 +10,7 @@ import { WavSound } from './backend-wav.js';
 import { ControlSocket } from './control-socket.js';
 import { SoundDevice } from './device.js';
 import { ALL_FORMATS, ALL_RATES, FORMATS, maskOf, type PcmOffer, RATES } from './format.js';
+import { StreamStore } from './stream-store.js';
 import { CHANNELS_MAX } from './wire.js';
 
 const STREAMS_MAX = 16;
@@ -67,6 +68,7 @@ export const sound = defineDevice({
     playbackCommand: text('a command'),
     captureCommand: text('a command'),
     control: text('a path'),
+    state: text('a path'),
   }),
   arguments: {
     audioBackend: {
@@ -115,6 +117,11 @@ export const sound = defineDevice({
       description: 'Unix socket for commands: status, and a jack that is plugged in or pulled',
       isPath: true,
     },
+    state: {
+      flags: '--state <path>',
+      description: 'file that keeps what the driver has set, for when this process is replaced',
+      isPath: true,
+    },
   },
   examples: [
     'vlo serve sound --socket-path /tmp/snd.sock --audio-backend alsa --rates 48000',
@@ -128,14 +135,15 @@ export const sound = defineDevice({
     { name: 'rxq' },
   ],
   open(options, host) {
-    const { streams: streamCount, jacks: jackCount = streamCount, control } = options;
+    const { streams: streamCount, jacks: jackCount = streamCount, control, state } = options;
     if (jackCount > streamCount) refuse('jacks', `at most one a stream: ${streamCount}`);
     const log = (line: string): void => host.log(line);
     const backEnd = openBackEnd(options, log);
-    const device = new SoundDevice(backEnd, { streamCount, jackCount }, host);
-    if (control === undefined) return device.open();
-    const socket = new ControlSocket(device, control);
+    const store = state === undefined ? undefined : new StreamStore(state, log);
+    const device = new SoundDevice(backEnd, { streamCount, jackCount, store }, host);
     const open = device.open();
+    if (control === undefined) return open;
+    const socket = openSocket(device, open, control);
     return {
       ...open,
       close: () => {
@@ -145,6 +153,16 @@ export const sound = defineDevice({
     };
   },
 });
+
+/** @throws VloError VLO_SOCKET_IN_USE or VLO_SOCKET_PATH; the device is closed then */
+function openSocket(device: SoundDevice, open: OpenDevice, path: string): ControlSocket {
+  try {
+    return new ControlSocket(device, path);
+  } catch (error) {
+    void open.close();
+    throw error;
+  }
+}
 
 function refuse(option: string, problem: string): never {
   throw new VloError('VLO_OPTION_INVALID', `sound: --${option}: ${problem}`);
