@@ -46,7 +46,8 @@ class Card {
   }
 
   async attach() {
-    const { program, node } = await attach('sound', this.path('socket'), LOOPBACK);
+    const words = [...LOOPBACK, '--name', 'card']; // By its name it is taken over.
+    const { program, node } = await attach('sound', this.path('socket'), words);
     Object.assign(this, { adapter: program, node });
   }
 
