@@ -122,6 +122,17 @@ export class ServedQueue {
   }
 
   /**
+   * Puts a request that is held back, unserved, so that it is handed out again where this queue
+   * goes on. @returns false when it has to be completed: one that was taken later is completed, or
+   * still held.
+   */
+  tryPutBack(request: Chain): boolean {
+    if (!this.ring.isLast(request)) return false;
+    this.ring.unpop(request);
+    return true;
+  }
+
+  /**
    * Fills one supplied buffer with each message: all of them, or none when the driver supplied too
    * few buffers (false). A buffer that is too small is the driver's fault and stops the queue.
    */

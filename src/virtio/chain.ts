@@ -37,7 +37,7 @@ export class Chain {
   id = 0;
   /** Ring slots that the chain occupies (packed ring). */
   slotCount = 0;
-  /** The ring's position after this chain was taken (split ring). */
+  /** The ring's position after this chain was taken; packed ring: the wrap counter in bit 15. */
   position = 0;
   /** Entry of the in-flight region that stands for this chain. */
   inflightEntry = -1;

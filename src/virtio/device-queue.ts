@@ -162,6 +162,9 @@ export abstract class DeviceQueue {
   /** Puts back the chain that was popped last, unserved. It will be popped again. */
   abstract unpop(chain: Chain): void;
 
+  /** True for a chain that {@link unpop} can put back: none was popped after it. */
+  abstract isLast(chain: Chain): boolean;
+
   /** Makes all completed chains visible, and notifies the driver once if it wants to know. */
   abstract publish(): void;
 

@@ -99,6 +99,7 @@ export class PackedDeviceQueue extends DeviceQueue {
       throw fault;
     }
     this.advanceAvailable(chain.slotCount);
+    chain.position = this.availPosition;
     this.slotsInFlight += chain.slotCount;
     if (this.inflight !== null) chain.inflightEntry = this.inflight.take();
     return this.taken(chain);
@@ -175,12 +176,21 @@ export class PackedDeviceQueue extends DeviceQueue {
     this.availWrap = !this.availWrap;
   }
 
+  private get availPosition(): number {
+    return this.availIndex | (this.availWrap ? 0x8000 : 0);
+  }
+
+  override isLast(chain: Chain): boolean {
+    return chain.unfinished !== null || chain.position === this.availPosition;
+  }
+
   override unpop(chain: Chain): void {
     if (chain.unfinished !== null) {
       this.slotsInFlight -= chain.slotCount;
       this.untakeUnfinished(chain);
       return;
     }
+    assert(this.isLast(chain), 'only the chain popped last can be put back');
     this.untaken(chain);
     this.slotsInFlight -= chain.slotCount;
     if (this.inflight !== null) this.inflight.untake(chain.inflightEntry);
@@ -247,7 +257,7 @@ export class PackedDeviceQueue extends DeviceQueue {
 
   override armKicks(): boolean {
     this.suppressed = false;
-    const position = this.availIndex | (this.availWrap ? 0x8000 : 0);
+    const position = this.availPosition;
     const mode = this.features.eventIndex ? EVENT_AT : EVENT_ENABLE;
     Atomics.store(this.deviceEvent, 0, position | (mode << 16));
     // The wish is stored before the ring is looked at: a request added in between is seen here.

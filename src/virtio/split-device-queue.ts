@@ -147,13 +147,16 @@ export class SplitDeviceQueue extends DeviceQueue {
     }
   }
 
+  override isLast(chain: Chain): boolean {
+    return chain.unfinished !== null || chain.position === this.lastAvailIndex;
+  }
+
   override unpop(chain: Chain): void {
     if (chain.unfinished !== null) {
       this.untakeUnfinished(chain);
       return;
     }
-    const isLast = chain.position === this.lastAvailIndex;
-    assert(isLast, 'only the chain popped last can be put back');
+    assert(this.isLast(chain), 'only the chain popped last can be put back');
     this.untaken(chain);
     this.lastAvailIndex = (this.lastAvailIndex - 1) & 0xffff;
     if (this.inflight !== null) this.inflight.untake(chain.id);

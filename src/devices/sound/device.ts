@@ -114,9 +114,7 @@ export class SoundDevice {
       },
       supplied: () => this.jacks.tellAll(),
       queueStarted: (queue) => this.queueStarted(queue),
-      queueStopping: (queue) => {
-        for (const stream of this.streams) stream.flush(queue);
-      },
+      queueStopping: ({ name }) => this.stopping(name),
       reset: (cause) => {
         if (cause === 'driver') this.reset();
         else this.leave();
@@ -127,6 +125,15 @@ export class SoundDevice {
         this.backEnd.close();
       },
     };
+  }
+
+  /** What was not begun waits in the ring until the queue goes on; the rest ends. */
+  private stopping(queueName: string): void {
+    const direction = { txq: SND_D.OUTPUT, rxq: SND_D.INPUT }[queueName];
+    const streams = this.streams.filter((stream) => stream.direction === direction);
+    // Only the last one that was taken can go back, whatever stream it is of.
+    while (streams.some((stream) => stream.putBack()));
+    for (const stream of streams) stream.flush();
   }
 
   /** The driver may come back by another front end. */

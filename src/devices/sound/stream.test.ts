@@ -28,8 +28,8 @@ async function open(options: object = {}, mock: MockDriverOptions = {}): Promise
   return driver;
 }
 
-async function openTest(mock: MockDriverOptions = {}) {
-  const opened = await utils.openTest(mock);
+async function openTest(mock: MockDriverOptions = {}, streamCount = 2) {
+  const opened = await utils.openTest(mock, streamCount);
   drivers.push(opened.driver);
   return opened;
 }
@@ -141,17 +141,49 @@ describe.each(LAYOUTS)('$name ring: time', ({ packed }) => {
     expect(tookMs).toBeGreaterThan(100);
   });
 
-  test('a queue that stops ends what is in it', async () => {
-    const { driver } = await openTest({ packed });
+  test('what was not begun when its queue stops is heard when it goes on', async () => {
+    const { driver, backEnd } = await openTest({ packed }, 4);
     await prepare(driver, 0);
-    const result = play(driver, 0, pattern(PERIOD));
-    while (driver.counters(SND_Q.TX).popped === 0) await sleep(1);
-    await driver.stopQueue(SND_Q.TX);
-    expect(statusOf(await result)).toBe(OK);
-    driver.startQueue(SND_Q.TX);
-    const next = play(driver, 0, pattern(PERIOD));
+    await prepare(driver, 2);
     await command(driver, PCM_START, 0);
-    expect(statusOf(await next)).toBe(OK);
+    let endedCount = 0;
+    const results = [0, 2, 0, 2].map(async (id) => {
+      const status = statusOf(await play(driver, id, pattern(PERIOD)));
+      endedCount += 1;
+      return status;
+    });
+    while (driver.counters(SND_Q.TX).popped < 4) await sleep(1);
+    await driver.stopQueue(SND_Q.TX);
+    await sleep(3 * PERIOD_MS);
+    expect(endedCount).toBe(1); // The one that was being played.
+    driver.startQueue(SND_Q.TX);
+    await command(driver, PCM_START, 2);
+    expect(await Promise.all(results)).toEqual([OK, OK, OK, OK]);
+    expect(backEnd.played).toBe(4 * PERIOD);
+  });
+
+  test('what cannot go back when its queue stops ends', async () => {
+    const { driver } = await openTest({ packed }, 4);
+    await prepare(driver, 0);
+    await prepare(driver, 2);
+    await command(driver, PCM_START, 2);
+    // The second one is being played, and the first one lies behind it.
+    const results = [0, 2].map((id) => play(driver, id, pattern(PERIOD)));
+    while (driver.counters(SND_Q.TX).popped < 2) await sleep(1);
+    await driver.stopQueue(SND_Q.TX);
+    expect((await Promise.all(results)).map(statusOf)).toEqual([OK, OK]);
+  });
+
+  test('a recording that waits when its queue stops is made when it goes on', async () => {
+    const { driver } = await openTest({ packed });
+    await prepare(driver, 1);
+    await command(driver, PCM_START, 1);
+    const result = record(driver, 1, PERIOD);
+    while (driver.counters(SND_Q.RX).popped === 0) await sleep(1);
+    await driver.stopQueue(SND_Q.RX);
+    driver.startQueue(SND_Q.RX);
+    expect(statusOf(await result)).toBe(OK);
+    expect((await result).bytes).toHaveLength(PERIOD + PcmStatus.size);
   });
 });
 

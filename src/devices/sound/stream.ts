@@ -109,7 +109,7 @@ export class PcmStream {
 
   /** Ends all messages and closes the port; what was not played yet is not played. */
   release(): void {
-    this.flush(null);
+    this.flush();
     this.closePort();
     if (this.params !== null) this.state = 'set';
   }
@@ -147,19 +147,29 @@ export class PcmStream {
     message.isBegun = false;
     message.isMoved = false;
     this.waiting.push(message);
-    if (this.isEnding) this.flush(null);
+    if (this.isEnding) this.flush();
     else if (this.state === 'running') {
       if (this.waiting.length === 1) this.run();
     } else if (this.port === null && !this.alarm.isSet) this.alarm.set(REFUSAL_MS);
   }
 
-  /** Ends the messages of a queue, or of all, at once. */
-  flush(queue: ServedQueue | null): void {
-    const { waiting } = this;
-    for (let i = 0; i < waiting.length; ) {
-      if (queue === null || waiting[i]!.queue === queue) this.finish(i);
-      else i += 1;
-    }
+  /** Ends all messages at once. */
+  flush(): void {
+    while (this.waiting.length > 0) this.finish();
+  }
+
+  /**
+   * Puts the last message back into its queue, which stops: it is heard or recorded when the queue
+   * goes on. False when there is none, when a part of it was, or when others were taken later.
+   */
+  putBack(): boolean {
+    const message = this.waiting.at(-1);
+    if (message === undefined) return false;
+    const { request, isBegun } = message;
+    const isInPart = this.direction === SND_D.OUTPUT ? isBegun : request.writer.written > 0;
+    if (isInPart || !message.queue.tryPutBack(request)) return false;
+    this.spare.push(this.waiting.pop()!);
+    return true;
   }
 
   private run(): void {
@@ -188,7 +198,7 @@ export class PcmStream {
         return;
       }
       this.counters.periods += 1;
-      this.finish(0);
+      this.finish();
     }
   }
 
@@ -249,12 +259,12 @@ export class PcmStream {
     const { waiting, counters } = this;
     counters.errors += waiting.length;
     for (const message of waiting) message.code = SND_S.IO_ERR;
-    this.flush(null);
+    this.flush();
   }
 
-  private finish(index: number): void {
-    const { waiting } = this;
-    const message = index === 0 ? waiting.shift()! : waiting.splice(index, 1)[0]!;
+  /** Ends the first message. */
+  private finish(): void {
+    const message = this.waiting.shift()!;
     const { status, queue, request, code } = message;
     status.writeU32(code);
     status.writeU32(0); // Whatever has ended has been heard.

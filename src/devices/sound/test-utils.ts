@@ -152,14 +152,14 @@ export class TestSound implements SoundBackEnd {
 /** The device over it. */
 export async function openTest(
   mock: MockDriverOptions = {},
+  streamCount = 2,
 ): Promise<{ backEnd: TestSound; driver: MockDriver }> {
   const backEnd = new TestSound();
   const definition = defineDevice({
     ...sound,
     options: v.object({}),
     arguments: {},
-    open: (_options, host) =>
-      new SoundDevice(backEnd, { streamCount: 2, jackCount: 2 }, host).open(),
+    open: (_options, host) => new SoundDevice(backEnd, { streamCount, jackCount: 2 }, host).open(),
   });
   const driver = await MockDriver.open(definition, {}, mock);
   return { backEnd, driver };
