@@ -27,6 +27,16 @@ test('an alarm rings once, and can be set anew or cleared', () => {
   expect([count, alarm.isSet]).toEqual([1, false]);
 });
 
+test('an alarm keeps no process alive', () => {
+  vi.useRealTimers();
+  const alarm = new Alarm(() => {});
+  const before = process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
+  alarm.set(60_000);
+  const after = process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
+  alarm.clear();
+  expect(after).toBe(before);
+});
+
 test('an alarm may be set again when it rings', () => {
   let count = 0;
   const alarm: Alarm = new Alarm(() => {

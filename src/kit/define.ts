@@ -58,7 +58,10 @@ export interface DeviceHost {
   wake(): void;
   /** All queues of this name that run now. */
   queues(name: string): readonly ServedQueue[];
-  /** The queue of this name, or the first of them; null while it does not run, or stops. */
+  /**
+   * The queue of a name that only one has; null while it does not run, or stops. One that a fault
+   * has stopped is there, and takes nothing.
+   */
   queue(name: string): ServedQueue | null;
 }
 

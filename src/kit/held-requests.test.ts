@@ -1,6 +1,6 @@
 /** Requests that are held back, over real rings. */
 import { expect, test } from 'vitest';
-import { HeldRequests, LATER, NO_PLACE } from './index.js';
+import { defineDevice, type Handler, HeldRequests, LATER, NO_PLACE } from './index.js';
 import { device, drive } from './test-utils.js';
 
 const ask = { readable: [Uint8Array.of(1)], writable: [1] };
@@ -40,6 +40,51 @@ test('a queue that stops takes its requests along', async () => {
   while (!held.isHeld(1)) await new Promise((resolve) => setImmediate(resolve));
   await driver.stopQueue(0);
   for (const answer of await Promise.all(answers)) expect(answer.bytes).toEqual(Uint8Array.of(5));
+});
+
+test('a request without room for a status is blamed on the driver, and holds nothing up', async () => {
+  const held = new HeldRequests(4);
+  const definition = device(
+    (request, queue) => {
+      held.hold(held.claim(), request, queue);
+      return LATER;
+    },
+    () => ({ queueStopping: (queue) => held.answerAll(5, queue) }),
+  );
+  const driver = await drive(definition);
+  const answers = [driver.request(0, { readable: ask.readable }), driver.request(0, ask)];
+  while (!held.isHeld(1)) await new Promise((resolve) => setImmediate(resolve));
+  await driver.stopQueue(0);
+  const [empty, full] = await Promise.all(answers);
+  expect([[...empty!.bytes], [...full!.bytes]]).toEqual([[], [5]]);
+  expect(await driver.nextFault()).toMatchObject({ fault: { reason: 'request' } });
+});
+
+test('a queue that stops leaves the requests of the others alone', async () => {
+  const held = new HeldRequests(2);
+  const definition = defineDevice({
+    ...device(() => {}),
+    queues: [{ name: 'firstq' }, { name: 'secondq' }],
+    open: () => {
+      const hold: Handler = (request, queue) => {
+        held.hold(queue.index, request, queue);
+        return LATER;
+      };
+      return {
+        features: 0n,
+        handlers: { firstq: hold, secondq: hold },
+        queueStopping: (queue) => held.answerAll(5, queue),
+        close: () => {},
+      };
+    },
+  });
+  const driver = await drive(definition);
+  const answers = [driver.request(0, ask), driver.request(1, ask)];
+  while (!held.isHeld(0) || !held.isHeld(1)) await new Promise((go) => setImmediate(go));
+  await driver.stopQueue(0);
+  expect([held.isHeld(0), held.isHeld(1)]).toEqual([false, true]);
+  held.answer(1, 6);
+  expect((await Promise.all(answers)).map(({ bytes }) => bytes[0])).toEqual([5, 6]);
 });
 
 test('a claimed place is given to nobody else, whatever became of its request', async () => {

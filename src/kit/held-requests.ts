@@ -4,6 +4,7 @@
  * {@link HeldRequests.claim} as tokens (frames on their way).
  */
 import { assert } from '../errors.js';
+import { DriverFault } from '../virtio/index.js';
 import type { Request } from './define.js';
 import type { ServedQueue } from './served-queue.js';
 
@@ -36,7 +37,7 @@ export class HeldRequests {
   /** Ends a claim, if there is one. The place is empty. */
   release(place: number): void {
     if (this.isClaimed[place] !== 1) return;
-    assert(this.requests[place] === null, `a request waits at place ${place}`);
+    assert(this.requests[place] === null, 'a request waits at the place that is released');
     this.isClaimed[place] = 0;
     this.free.push(place);
   }
@@ -48,7 +49,7 @@ export class HeldRequests {
 
   /** Keeps a request whose handler returns `LATER`. The place is empty. */
   hold(place: number, request: Request, queue: ServedQueue): void {
-    assert(this.requests[place] === null, `place ${place} is taken, or does not exist`);
+    assert(this.requests[place] === null, 'the place is taken, or does not exist');
     this.requests[place] = request;
     this.queues[place] = queue;
   }
@@ -58,14 +59,19 @@ export class HeldRequests {
     return (this.queues[place] ?? null) !== null;
   }
 
-  /** Completes a request with a status behind what its writer has written; if one waits there. */
+  /**
+   * Completes a request with a status behind what its writer has written; if one waits there. One
+   * without room for it is the driver's fault and stops the queue.
+   */
   answer(place: number, status: number): void {
     const request = this.requests[place] ?? null;
     if (request === null) return;
     const queue = this.queues[place]!;
     this.requests[place] = null;
     this.queues[place] = null;
-    request.writer.writeU8(status);
+    // Not thrown: this is called by timers and events, and by whoever stops a queue.
+    if (request.writer.remaining > 0) request.writer.writeU8(status);
+    else queue.blame(new DriverFault('request', 'no room for a status'));
     queue.complete(request);
   }
 

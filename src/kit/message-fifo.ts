@@ -44,7 +44,7 @@ export class MessageFifo {
    * @returns where it lies in {@link bytes}, with what an earlier one has left; or {@link LOST}
    */
   push(size: number): number {
-    assert(size <= this.sizeMax, `a message of ${size} bytes`);
+    assert(size <= this.sizeMax, 'a message is larger than its slot');
     if (this.room === 0) {
       this.lostCount += 1;
       return LOST;

@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { cutSize, malformedKinds, pattern } from '../testing/index.js';
 import { DriverFault } from '../virtio/index.js';
-import { LATER, NOT_NOW, type Request, type ServedQueue } from './index.js';
+import { type DeviceHost, LATER, NOT_NOW, type Request, type ServedQueue } from './index.js';
 import { ask, device, drive, echo, sleep } from './test-utils.js';
 
 const LAYOUTS = [
@@ -269,6 +269,7 @@ describe.each(LAYOUTS)('$name ring', ({ packed }) => {
     }));
     const driver = await drive(definition, { packed });
     expect(queue!.take()).toBeNull();
+    added = 0;
     driver.supply(1, [4, 4]);
     while (added === 0) await sleep(1);
     for (const value of [7, 8]) {
@@ -345,13 +346,44 @@ describe.each(LAYOUTS)('$name ring', ({ packed }) => {
   });
 });
 
-test('a bug in supplied or queueStarted stops that queue only', async () => {
+test('what a device is told when its queues start, and by which name it finds them', async () => {
+  const calls: string[] = [];
+  let host!: DeviceHost;
+  const note = (what: string, queue: ServedQueue): void => {
+    calls.push(`${what} ${queue.name} ${host.queue(queue.name) === queue}`);
+  };
+  const definition = device(echo, (given) => {
+    host = given;
+    return {
+      queueStarted: (queue) => note('started', queue),
+      supplied: (queue) => note('supplied', queue),
+      queueStopping: (queue) => note('stopping', queue),
+    };
+  });
+  const driver = await drive(definition);
+  expect(calls.splice(0)).toEqual([
+    ...['started requestq true', 'started eventq true', 'supplied eventq true'],
+  ]);
+  expect(host.queue('controlq')).toBeNull();
+  const before = host.queue('eventq');
+  driver.supply(1, [4]);
+  await driver.stopQueue(1);
+  expect(host.queue('eventq')).toBeNull();
+  driver.startQueue(1); // With a buffer in its ring, of which no kick will tell.
+  expect(calls.filter((call) => !call.startsWith('supplied eventq'))).toEqual([
+    ...['stopping eventq false', 'started eventq true'],
+  ]);
+  expect(calls.at(-1)).toBe('supplied eventq true');
+  expect(host.queue('eventq')).not.toBe(before);
+});
+
+test.each([
+  ['queueStarted', ({ name }: ServedQueue) => name === 'eventq'],
+  ['supplied', () => true],
+] as const)('a bug in %s stops that queue only', async (hook, isWrong) => {
   const definition = device(echo, () => ({
-    queueStarted: ({ name }) => {
-      if (name === 'eventq') throw new TypeError('oops at the start');
-    },
-    supplied: () => {
-      throw new TypeError('oops later');
+    [hook]: (queue: ServedQueue) => {
+      if (isWrong(queue)) throw new TypeError('oops');
     },
   }));
   const driver = await drive(definition);

@@ -77,7 +77,7 @@ export class QueueService {
     });
   }
 
-  /** The queue of this name, or the first of them, that runs and does not stop. */
+  /** The queue of this name (the one that was started first) that does not stop. */
   find(name: string): ServedQueue | null {
     const { active } = this;
     for (let i = 0; i < active.length; i += 1) {

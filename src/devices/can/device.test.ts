@@ -6,7 +6,6 @@ import { cutAt, MockDriver, type MockDriverOptions, pattern } from '../../testin
 import { SEND_DONE, SEND_FAILED, SEND_FULL, SEND_PENDING } from './backend.js';
 import { NullBus } from './backend-null.js';
 import { CanDevice, FIFO_FRAMES } from './device.js';
-
 import { can } from './index.js';
 import { CAN_F, CAN_FLAG, CAN_MESSAGE, CanConfig, CanControl, CanHeader } from './wire.js';
 
@@ -397,22 +396,25 @@ test('a front end that comes back finds the controller as it was: stopped, or of
   expect(isBusOff(driver)).toBe(false);
 });
 
-test('a driver that resets while its bus is away is not joined to it later', async () => {
-  const { bus, driver } = await openNull();
-  await start(driver);
-  for (const queue of [TXQ, RXQ, CONTROLQ]) await driver.stopQueue(queue);
-  driver.device.reset();
-  driver.device.setFeatures(driver.features);
-  bus.canJoin = false;
-  for (let i = 0; i < 2; i += 1) {
+test.each(['driver', 'disconnect'] as const)(
+  'not joined to a bus that returns: %s',
+  async (cause) => {
+    const { bus, driver } = await openNull();
+    await start(driver);
+    for (const queue of [TXQ, RXQ, CONTROLQ]) await driver.stopQueue(queue);
+    driver.device.reset(cause);
+    driver.device.setFeatures(driver.features);
+    bus.canJoin = false;
     driver.startQueue(CONTROLQ);
-    await driver.stopQueue(CONTROLQ);
-  }
-  driver.device.reset();
-  bus.canJoin = true;
-  await sleep(1100); // As long as it would have taken to try again.
-  expect(bus.listener).toBeNull();
-});
+    if (cause === 'driver') {
+      await driver.restartQueue(CONTROLQ);
+      driver.device.reset();
+    } else expect(await stop(driver)).toEqual(OK); // By a driver that goes on, while it is away.
+    bus.canJoin = true;
+    await sleep(1100); // As long as it would have taken to try again.
+    expect(bus.listener).toBeNull();
+  },
+);
 
 test('a token of a frame that was given up stands for no other before the bus has named it', async () => {
   const { bus, driver } = await openNull();

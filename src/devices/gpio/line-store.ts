@@ -44,8 +44,12 @@ export class LineStore {
   }
 
   save(line: number, { isActive, direction, output, trigger }: StoredLine): void {
-    this.entry.set([isActive ? 1 : 0, direction, output, trigger]);
-    this.entries.save(line, this.entry);
+    const { entry } = this;
+    entry[0] = isActive ? 1 : 0;
+    entry[1] = direction;
+    entry[2] = output;
+    entry[3] = trigger;
+    this.entries.save(line, entry);
   }
 
   close(): void {
