@@ -407,7 +407,9 @@ test.each(['driver', 'disconnect'] as const)(
     bus.canJoin = false;
     driver.startQueue(CONTROLQ);
     if (cause === 'driver') {
-      await driver.restartQueue(CONTROLQ);
+      await driver.stopQueue(CONTROLQ);
+      driver.startQueue(CONTROLQ); // It tries once more, and not twice.
+      await driver.stopQueue(CONTROLQ);
       driver.device.reset();
     } else expect(await stop(driver)).toEqual(OK); // By a driver that goes on, while it is away.
     bus.canJoin = true;
