@@ -1402,6 +1402,12 @@ static void vlo_remove_work(struct work_struct *work)
 	if (test_and_set_bit(0, &device->removing))
 		return;
 	flush_work(&device->register_work);
+	/*
+	 * What is outstanding fails before its driver is on the way out: virtio_snd forgets its
+	 * control requests first of all, and does not bear the answer to one of them after that.
+	 */
+	if (READ_ONCE(device->dead))
+		flush_delayed_work(&device->fail_work);
 	if (device->registered)
 		unregister_virtio_device(&device->vdev);
 	WRITE_ONCE(device->gone, true);

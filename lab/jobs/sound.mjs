@@ -45,8 +45,8 @@ class Card {
     return this;
   }
 
-  async attach() {
-    const words = [...LOOPBACK, '--name', 'card']; // By its name it is taken over.
+  async attach(more = []) {
+    const words = [...LOOPBACK, '--name', 'card', ...more]; // By its name it is taken over.
     const { program, node } = await attach('sound', this.path('socket'), words);
     Object.assign(this, { adapter: program, node });
   }
@@ -94,9 +94,9 @@ class Card {
     return streams.map(({ xruns }) => xruns);
   }
 
-  async close() {
+  async detach() {
     if ((await this.adapter.stop()) !== 0) throw new Error(this.adapter.stderr);
-    await this.device.stop();
+    await waitForNoDevices();
   }
 }
 
@@ -254,6 +254,20 @@ async function forgetStreams(card) {
   return `the player ended with ${ended}, the next one plays`;
 }
 
+/**
+ * Nobody takes the place of an adapter that died under a player, which gives up, and has its
+ * control requests in the ring when the device is removed.
+ */
+async function abandon(card) {
+  await card.detach();
+  await card.attach(['--takeover', '3']);
+  const player = await startPlayer(card, ['-d', '20', ...PERIODS]);
+  card.adapter.kill('SIGKILL');
+  await player.ended;
+  await waitForNoDevices();
+  return `the player ended with ${player.status}`;
+}
+
 /** How regularly periods of 10 ms come, beside the kernel's own loopback card. */
 async function measureJitter(card) {
   await modprobe('snd_aloop', 'index=7');
@@ -305,9 +319,9 @@ export default async function sound(words) {
   await check('an adapter that dies under a player', () => replaceAdapter(card), CHECK);
   await check('a device that dies under a player', () => replaceDevice(card), CHECK);
   await check('a device that forgot its streams', () => forgetStreams(card), CHECK);
+  await check('an adapter that dies, and nobody comes', () => abandon(card), CHECK);
   await check('no device is left, and the module goes', async () => {
-    await card.close();
-    await waitForNoDevices();
+    await card.device.stop();
     await removeModule();
   });
 }
