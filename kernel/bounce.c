@@ -2,8 +2,8 @@
 /*
  * Buffers of requests, copied between the driver's memory and a place in the session's pool.
  *
- *   place   | indirect table | small | small | … | big, aligned | big, aligned | …
- *           0                small                big
+ *   place   | big, aligned | big, aligned | … | indirect table | small | small | …
+ *           0                                 table            small
  *
  * Buffers of 512 bytes and more are big: they begin at a multiple of 512, from a page on at a page,
  * since a back end may read and write files around its cache. A place is the request's own frame,
@@ -103,32 +103,25 @@ static u32 vlo_next_place(u32 size, u32 *small, u32 *big)
 int vlo_measure(struct vlo_vq *queue, u16 head, struct vlo_shape *shape)
 {
 	u64 out_bytes = 0, in_bytes = 0;
-	u32 small, big, smalls = 0;
+	u32 small = 0, big = 0, count = 0;
 	struct vlo_walk walk;
 
-	memset(shape, 0, sizeof(*shape));
-	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk); shape->count++) {
+	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk); count++) {
 		if (walk.flags & VRING_DESC_F_WRITE)
 			in_bytes += walk.size;
 		else
 			out_bytes += walk.size;
-		if (!vlo_is_big(walk.size))
-			smalls += ALIGN(walk.size, VLO_SMALL_ALIGN);
+		/* Before the places can be too large to count. */
+		if (out_bytes + in_bytes > VLO_POOL_SIZE_MAX)
+			return -E2BIG;
+		vlo_next_place(walk.size, &small, &big);
 	}
 	shape->is_indirect = walk.is_indirect;
-	if (out_bytes + in_bytes > VLO_POOL_SIZE_MAX)
-		return -E2BIG;
 	shape->out_bytes = out_bytes;
 	shape->in_bytes = in_bytes;
-	if (vlo_is_direct(queue->device))
-		return 0;
-	shape->small = walk.is_indirect ? shape->count * sizeof(struct vring_desc) : 0;
-	shape->big = shape->small + smalls;
-	small = shape->small;
-	big = shape->big;
-	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk);)
-		vlo_next_place(walk.size, &small, &big);
-	shape->bytes = big;
+	shape->table = ALIGN(big, sizeof(struct vring_desc));
+	shape->small = shape->table + (walk.is_indirect ? count * sizeof(struct vring_desc) : 0);
+	shape->bytes = shape->small + small;
 	return 0;
 }
 
@@ -273,7 +266,7 @@ static int vlo_find_room(struct vlo_vq *queue, u16 head, const struct vlo_shape 
 int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 {
 	struct vlo_request *request = &queue->requests[head];
-	u32 small = shape->small, big = shape->big, at;
+	u32 small = shape->small, big = 0, at;
 	struct vlo_emit emit;
 	struct vlo_walk walk;
 	u64 address;
@@ -288,12 +281,11 @@ int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 	if (error)
 		return error;
 	request->small = small;
-	request->big = big;
 	request->seed = siphash_1u64(request->serial, (siphash_key_t *)queue->pool->key);
 	place = vlo_place_of(queue, head, &address);
 	vlo_ring_begin(&emit, &queue->ring, head);
 	if (shape->is_indirect) {
-		emit.table = place;
+		emit.table = place + shape->table;
 		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk);) {
 			at = vlo_next_place(walk.size, &small, &big);
 			vlo_copy_out(&walk, place + at, request->seed);
@@ -301,7 +293,8 @@ int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 		}
 		emit.table = NULL;
 		emit.count = 0;
-		vlo_ring_put(&emit, head, 0, address, shape->small, VRING_DESC_F_INDIRECT);
+		vlo_ring_put(&emit, head, 0, address + shape->table, shape->small - shape->table,
+			     VRING_DESC_F_INDIRECT);
 	} else {
 		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk);) {
 			at = vlo_next_place(walk.size, &small, &big);
@@ -310,6 +303,36 @@ int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 				     walk.flags);
 		}
 	}
+	vlo_send(queue, head, &emit);
+	return 0;
+}
+
+/* vlo_gather() - copies what a request sends. */
+void vlo_gather(struct vlo_vq *queue, u16 head, void *bytes)
+{
+	struct vlo_walk walk;
+
+	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk); bytes += walk.size)
+		memcpy(bytes, phys_to_virt(walk.address), walk.size);
+}
+
+/* vlo_place_bytes() - as vlo_place(), for bytes that the module has, in one descriptor. */
+int vlo_place_bytes(struct vlo_vq *queue, u16 head, const void *bytes, u32 size)
+{
+	struct vlo_shape shape = { .bytes = size };
+	struct vlo_emit emit;
+	u64 address;
+	void *place;
+	int error;
+
+	error = vlo_find_room(queue, head, &shape);
+	if (error)
+		return error;
+	queue->requests[head].in_bytes = 0;
+	place = vlo_place_of(queue, head, &address);
+	memcpy(place, bytes, size);
+	vlo_ring_begin(&emit, &queue->ring, head);
+	vlo_ring_put(&emit, head, 0, address, size, 0);
 	vlo_send(queue, head, &emit);
 	return 0;
 }
@@ -333,7 +356,7 @@ void vlo_unplace(struct vlo_vq *queue, u16 head)
 u32 vlo_take_back(struct vlo_vq *queue, u16 head, u32 used)
 {
 	const struct vlo_request *request = &queue->requests[head];
-	u32 small = request->small, big = request->big;
+	u32 small = request->small, big = 0;
 	u32 at, claimed, good, total = 0, claims = min(used, request->in_bytes);
 	bool is_whole = true;
 	struct vlo_walk walk;

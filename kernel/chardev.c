@@ -115,10 +115,10 @@ static struct file *vlo_memory_of(struct vlo_device *device, struct vlo_memory *
 		answer->size = device->pool_size;
 		return get_file(device->pool->file);
 	}
-	if (answer->index == 1 && device->ram) {
+	if (answer->index == 1 && device->pool && device->pool->ram) {
 		answer->address = 0;
-		answer->size = vlo_ram_size(device->ram);
-		return get_file(device->ram);
+		answer->size = vlo_ram_size(device->pool->ram);
+		return get_file(device->pool->ram);
 	}
 	return NULL;
 }

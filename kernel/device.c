@@ -23,8 +23,6 @@ static void vlo_free_work(struct work_struct *work)
 	cancel_delayed_work_sync(&device->orphan_work);
 	vlo_debugfs_remove(device);
 	platform_device_unregister(device->parent);
-	if (device->ram)
-		fput(device->ram);
 	if (device->id)
 		ida_free(&vlo_ids, device->id - 1);
 	put_user_ns(device->user_ns);
@@ -52,7 +50,7 @@ static void vlo_vdev_release(struct device *dev)
 	vlo_put(to_vlo(dev_to_virtio(dev)));
 }
 
-/* From here on each new request fails at once; those that are outstanding fail now. */
+/* Ends the session; without one, all requests of a dead device fail, now and later. */
 static void vlo_fail_work(struct work_struct *work)
 {
 	struct vlo_device *device = container_of(work, struct vlo_device, fail_work);
@@ -68,8 +66,6 @@ void vlo_kill(struct vlo_device *device, const char *why)
 	if (xchg(&device->dead, true))
 		return;
 	dev_info(&device->parent->dev, "%s: %s; its requests fail\n", device->name, why);
-	if (device->ram)
-		vlo_ram_revoke(device->ram);
 	wake_up_all(&device->wait);
 	queue_work(vlo_rescue_wq, &device->fail_work);
 	queue_work(vlo_wq, &device->remove_work);
@@ -216,12 +212,6 @@ static struct vlo_device *vlo_new_device(const struct vlo_create *create)
 	error = vlo_create_queues(device, create);
 	if (!error)
 		error = vlo_create_parent(device);
-	if (!error && vlo_is_direct(device)) {
-		struct file *ram = vlo_ram_create();
-
-		error = PTR_ERR_OR_ZERO(ram);
-		device->ram = error ? NULL : ram;
-	}
 	if (error) {
 		vlo_put(device);
 		return ERR_PTR(error);

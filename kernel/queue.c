@@ -150,6 +150,26 @@ static void vlo_tell_back_end(struct vlo_vq *queue)
 	}
 }
 
+/* For drivers that busy-wait: they find their requests complete. Under avail_lock. */
+static void vlo_pump_early(struct vlo_vq *queue)
+{
+	bool is_new = false;
+	u16 head;
+
+	while (vlo_next_head(queue, &head)) {
+		vlo_head_taken(queue);
+		vlo_early_take(queue, head);
+		spin_lock(&queue->used_lock);
+		vlo_complete(queue, head, 0);
+		spin_unlock(&queue->used_lock);
+		is_new = true;
+	}
+	if (is_new)
+		irq_work_queue(&queue->call_work);
+	if (queue->ring.is_active && vlo_early_send(queue))
+		vlo_tell_back_end(queue);
+}
+
 /* No back end will come any more. Under avail_lock. */
 static void vlo_pump_dead(struct vlo_vq *queue)
 {
@@ -179,7 +199,13 @@ void vlo_pump(struct vlo_vq *queue)
 	if (queue->avail_paused || queue->avail_threaded)
 		goto out;
 	if (unlikely(READ_ONCE(queue->device->dead))) {
-		vlo_pump_dead(queue);
+		/* While there is a session, its back end may still write into older requests. */
+		if (!READ_ONCE(queue->device->pool))
+			vlo_pump_dead(queue);
+		goto out;
+	}
+	if (queue->early) {
+		vlo_pump_early(queue);
 		goto out;
 	}
 	if (!queue->ring.is_active)
@@ -293,6 +319,15 @@ static void vlo_release_place(struct vlo_vq *queue, u16 head)
 	}
 }
 
+/* Tells the driver, or, where it was told before, that there is room. Under used_lock. */
+static void vlo_deliver(struct vlo_vq *queue, u16 head, u32 used)
+{
+	if (queue->early)
+		vlo_early_done(queue, head);
+	else
+		vlo_complete(queue, head, used);
+}
+
 /* Copies back and gives the place free; the request is complete but for telling the driver. */
 static u32 vlo_finish(struct vlo_vq *queue, u16 head, u32 used)
 {
@@ -328,7 +363,7 @@ void vlo_reap(struct vlo_vq *queue)
 			}
 			budget -= bytes;
 			used = vlo_finish(queue, head, used);
-			vlo_complete(queue, head, used);
+			vlo_deliver(queue, head, used);
 		}
 	} while (queue->ring.is_active && vlo_ring_arm(&queue->ring));
 out:
@@ -361,7 +396,7 @@ void vlo_reap_work(struct work_struct *work)
 		while (!READ_ONCE(queue->used_paused) && vlo_next_used(queue, &head, &used)) {
 			used = vlo_finish(queue, head, used);
 			spin_lock_irqsave(&queue->used_lock, flags);
-			vlo_complete(queue, head, used);
+			vlo_deliver(queue, head, used);
 			spin_unlock_irqrestore(&queue->used_lock, flags);
 			irq_work_queue(&queue->call_work);
 			cond_resched();
@@ -411,7 +446,7 @@ void vlo_queue_harvest(struct vlo_vq *queue)
 	while (vlo_next_used(queue, &head, &used)) {
 		used = vlo_finish(queue, head, used);
 		spin_lock_irq(&queue->used_lock);
-		vlo_complete(queue, head, used);
+		vlo_deliver(queue, head, used);
 		spin_unlock_irq(&queue->used_lock);
 	}
 	queue->ring.is_active = false;
@@ -434,6 +469,10 @@ u32 vlo_queue_replay(struct vlo_vq *queue)
 {
 	u32 head, count = 0;
 
+	atomic_set(&queue->sent, 0);
+	clear_bit(VLO_STARVED, &queue->bits);
+	if (queue->early)
+		return vlo_early_replay(queue);
 	for (head = 0; head < queue->size; head++) {
 		if (queue->requests[head].state == VLO_IDLE)
 			continue;
@@ -445,8 +484,6 @@ u32 vlo_queue_replay(struct vlo_vq *queue)
 	queue->replay_at = 0;
 	queue->replay_count = count;
 	queue->counters.replayed += count;
-	clear_bit(VLO_STARVED, &queue->bits);
-	atomic_set(&queue->sent, 0);
 	return count;
 }
 
@@ -470,7 +507,8 @@ int vlo_queue_show(struct vlo_vq *queue, struct virtqueue *vq)
 	lockdep_assert_held(&queue->device->lock);
 	queue->requests = kvcalloc(vring->num, sizeof(*queue->requests), GFP_KERNEL_ACCOUNT);
 	queue->replay = kvcalloc(vring->num, sizeof(*queue->replay), GFP_KERNEL_ACCOUNT);
-	if (!queue->requests || !queue->replay) {
+	if (!queue->requests || !queue->replay ||
+	    (queue->flags & VLO_Q_EARLY && vlo_early_make(queue, vring->num))) {
 		vlo_queue_forget(queue);
 		return -ENOMEM;
 	}
@@ -509,4 +547,5 @@ void vlo_queue_forget(struct vlo_vq *queue)
 	kvfree(queue->replay);
 	queue->requests = NULL;
 	queue->replay = NULL;
+	vlo_early_free(queue);
 }

@@ -5,7 +5,8 @@
  * The memory is shared memory of the kernel's (tmpfs), so any process can map it, pin it for long
  * (io_uring's registered buffers, VFIO), and find its size. It is zero when the session begins, is
  * not used again afterwards, and goes when the last process that has it lets go. So a back end that
- * was left behind can go on writing into it, and reaches nothing.
+ * was left behind can go on writing into it, and reaches nothing. With VLO_F_DIRECT the session has
+ * the host's RAM besides, and that is taken back when the session ends.
  *
  *   | ring of queue 0 | ring of queue 1 | … | frames of queue 0 | … | pages for larger requests |
  */
@@ -64,6 +65,8 @@ static void vlo_pool_free(struct vlo_pool *pool)
 			put_page(pool->pages[i]);
 	if (!IS_ERR_OR_NULL(pool->file))
 		fput(pool->file);
+	if (!IS_ERR_OR_NULL(pool->ram))
+		fput(pool->ram);
 	bitmap_free(pool->map);
 	kvfree(pool->pages);
 	kfree(pool);
@@ -112,12 +115,23 @@ static struct vlo_pool *vlo_pool_create(struct vlo_device *device)
 	error = PTR_ERR_OR_ZERO(pool->file);
 	if (!error)
 		error = vlo_pool_fill(pool);
+	if (!error && vlo_is_direct(device)) {
+		pool->ram = vlo_ram_create();
+		error = PTR_ERR_OR_ZERO(pool->ram);
+	}
 	if (error)
 		goto fail;
 	return pool;
 fail:
 	vlo_pool_free(pool);
 	return ERR_PTR(error);
+}
+
+/* The back end of this session reaches the driver's memory no more. */
+static void vlo_pool_cut_off(struct vlo_pool *pool)
+{
+	if (pool && pool->ram)
+		vlo_ram_revoke(pool->ram);
 }
 
 /* Divides the pool among the queues that are ready. Returns -ENOSPC when it is too small. */
@@ -229,6 +243,7 @@ int vlo_session_start(struct vlo_device *device, struct vlo_session *session)
 	for (index = 0; index < device->queue_count; index++)
 		if (device->queues[index].is_ready)
 			vlo_queue_harvest(&device->queues[index]);
+	vlo_pool_cut_off(device->pool);
 	error = vlo_pool_divide(device, pool, rings);
 	if (error) {
 		/* The queues have no session: requests wait for one. */
@@ -270,7 +285,9 @@ void vlo_session_end(struct vlo_device *device)
 		queue->ring.is_active = false;
 		queue->pool = NULL;
 	}
-	vlo_resume_all(device);
+	/* After this, requests of a dead device may fail: it cannot write into them any more. */
+	vlo_pool_cut_off(device->pool);
 	vlo_pool_free(device->pool);
-	device->pool = NULL;
+	WRITE_ONCE(device->pool, NULL);
+	vlo_resume_all(device);
 }

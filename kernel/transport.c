@@ -6,6 +6,7 @@
  * two cases only, and never for long: at a reset, so that a back end has stopped when the driver
  * goes on (stop_ms), and at a write to config space where the device wants that.
  */
+#include <linux/platform_device.h>
 #include "vlo.h"
 
 /* How long a driver waits for the answer to a write to config space. */
@@ -52,16 +53,15 @@ static bool vlo_post_and_wait(struct vlo_device *device, u32 events, unsigned lo
 }
 
 /*
- * The rings are no more; the driver goes on when the back end has stopped. One that has not stopped
- * in time can do no harm to bounced buffers: its memory is its own. With VLO_F_DIRECT it may still
- * write into memory that the driver frees next, and is cut off from it.
+ * The driver takes a ring away and goes on when the back end has stopped, or after a while. One that
+ * has not stopped can do no harm: its memory is its own, and what it has of the driver's is taken
+ * back when the session ends.
  */
 static void vlo_stop_back_end(struct vlo_device *device, u32 events)
 {
-	if (vlo_post_and_wait(device, events, msecs_to_jiffies(device->stop_ms)))
-		return;
-	if (vlo_is_direct(device))
-		vlo_kill(device, "no adapter stopped the back end before a reset");
+	if (!vlo_post_and_wait(device, events, msecs_to_jiffies(device->stop_ms)))
+		dev_info(&device->parent->dev, "%s: a reset did not wait for its adapter any longer\n",
+			 device->name);
 }
 
 static void vlo_get(struct virtio_device *vdev, unsigned int offset, void *buf, unsigned int len)
@@ -264,6 +264,12 @@ static int vlo_disable_vq(struct virtqueue *vq)
 	vlo_queue_forget(queue);
 	mutex_unlock(&device->lock);
 	vlo_stop_back_end(device, VLO_EVENT_QUEUES);
+	/* With bounced buffers the other queues go on. */
+	if (vlo_is_direct(device)) {
+		mutex_lock(&device->lock);
+		vlo_session_end(device);
+		mutex_unlock(&device->lock);
+	}
 	vq->reset = true;
 	return 0;
 }

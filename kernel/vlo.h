@@ -77,6 +77,7 @@ struct vlo_vq;
 /* The memory of a session: rings, then frames (one for each request), then pages for all. */
 struct vlo_pool {
 	struct file *file;		/* shared memory: what the back end maps */
+	struct file *ram;		/* VLO_F_DIRECT: the host's RAM, until the session ends */
 	struct page **pages;
 	u32 page_count;
 	u32 room;			/* pages behind rings and frames */
@@ -130,7 +131,7 @@ struct vlo_request {
 	u64 serial;			/* order of placing */
 	u64 seed;			/* of the marks in its buffers */
 	u32 page, pages;		/* its place in the pool; 0 pages: its frame, or none */
-	u32 small, big;			/* where small and big buffers begin in it: see bounce.c */
+	u32 small;			/* where small buffers begin in it: see bounce.c */
 	u32 in_bytes;			/* bytes that the device may write */
 	u16 count;			/* descriptors in the device's ring */
 	u8 state;			/* enum vlo_state; reader and writer of the ring hand it over */
@@ -215,7 +216,6 @@ struct vlo_device {
 	struct mutex lock;		/* see the top */
 	struct vlo_vq *queues;
 	struct vlo_pool *pool;		/* of the present session; NULL: none */
-	struct file *ram;		/* VLO_F_DIRECT */
 	u32 session;			/* number of the present session, or the last */
 
 	spinlock_t state_lock;		/* see the top */
@@ -341,21 +341,27 @@ bool vlo_ring_arm(struct vlo_ring *ring);
 
 /* bounce.c: buffers */
 struct vlo_shape {
-	const struct vring_desc *table;	/* the driver's descriptors: ring or indirect table */
-	u32 limit;			/* entries of the table */
-	u16 first;
 	bool is_indirect;
-	u32 count;
-	u32 small, big;			/* as in struct vlo_request */
-	u32 bytes;			/* of the pool */
+	u32 table, small;		/* where they begin in the place */
+	u32 bytes;			/* of the place */
 	u32 out_bytes, in_bytes;
 };
 
 int vlo_measure(struct vlo_vq *queue, u16 head, struct vlo_shape *shape);
 int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape);
+void vlo_gather(struct vlo_vq *queue, u16 head, void *bytes);
+int vlo_place_bytes(struct vlo_vq *queue, u16 head, const void *bytes, u32 size);
 u32 vlo_take_back(struct vlo_vq *queue, u16 head, u32 used);
 void vlo_unplace(struct vlo_vq *queue, u16 head);
 void vlo_poison(struct vlo_vq *queue, u16 head);
+
+/* early.c: queues whose driver busy-waits */
+int vlo_early_make(struct vlo_vq *queue, u32 size);
+void vlo_early_free(struct vlo_vq *queue);
+void vlo_early_take(struct vlo_vq *queue, u16 head);
+bool vlo_early_send(struct vlo_vq *queue);
+void vlo_early_done(struct vlo_vq *queue, u16 slot);
+u32 vlo_early_replay(struct vlo_vq *queue);
 
 /* event.c: kick and call */
 void vlo_kick(struct vlo_vq *queue);

@@ -282,7 +282,7 @@ class LoopbackPort implements KernelPort {
     const isInherited = this.isTakenOver && this.isFirst && this.isRunning;
     this.isFirst = false;
     const isReset = wasReset && !isInherited;
-    const [old] = this.regions;
+    const old = this.regions;
     if (wasReset) this.isStale = true;
     if (this.isRunning && (this.isStale || this.hasNewQueue())) {
       // The rings of now go first, so that no back end serves a request that another one gets.
@@ -290,7 +290,7 @@ class LoopbackPort implements KernelPort {
       if (this.isClosed) return;
       await handler.changed(this.begin(), isReset);
       // The back end had to be told which memory goes.
-      old?.fd.close();
+      for (const { fd } of old) fd.close();
     } else {
       this.dropGoneQueues();
       await handler.changed(this.state(), isReset);
@@ -312,9 +312,9 @@ class LoopbackPort implements KernelPort {
   }
 
   renew(): PortState {
-    const [old] = this.regions;
+    const old = this.regions;
     const state = this.begin();
-    old?.fd.close();
+    for (const { fd } of old) fd.close();
     return state;
   }
 
@@ -324,7 +324,7 @@ class LoopbackPort implements KernelPort {
     const { replayed } = this.start();
     if (replayed > 0) this.log(`${replayed} outstanding requests are served again`);
     this.isStale = false;
-    this.regions = [this.region(0), ...(this.isDirect ? [this.ram()] : [])];
+    this.regions = this.isDirect ? [this.region(0), this.region(1)] : [this.region(0)];
     this.queues = this.events.flatMap((events, index) => this.queue(index, events));
     return this.state();
   }
@@ -343,11 +343,6 @@ class LoopbackPort implements KernelPort {
   private region(index: number): RelayRegion {
     const { fd, address, size } = this.control.memory(index);
     return { fd, guestAddress: address, size, mmapOffset: 0 };
-  }
-
-  /** The host's memory is the same in all sessions. */
-  private ram(): RelayRegion {
-    return this.regions[1] ?? this.region(1);
   }
 
   private queue(index: number, events: QueueEvents): PortQueue[] {
