@@ -38,7 +38,8 @@ And without a guest:
   debug-kernel  only build the kernel of --kernel debug, or of --kernel debug-kcsan
                 (10 to 30 minutes, once)
 
-  --arch <name>          x86-64, arm64, riscv64 or all (default: x86-64)
+  --arch <name>          x86-64, arm64, riscv64, some of these with commas between them, or all
+                         (default: x86-64)
   --kernel <name>        one or more of these, with commas between them (default: newest)
                            newest            Debian sid's
                            ${MATRIX.filter((name) => !name.endsWith('-rt')).join(', ')}
@@ -131,8 +132,9 @@ function readOptions() {
   if (![...JOBS, 'shell', 'build', 'lint', 'setup', 'debug-kernel'].includes(job)) {
     throw new UsageError(`there is no job ${job}`);
   }
-  const architectures = values.arch === 'all' ? Object.keys(ARCHITECTURES) : [values.arch];
-  if (!(architectures[0] in ARCHITECTURES)) throw new UsageError(`--arch: not ${values.arch}`);
+  const architectures = values.arch === 'all' ? Object.keys(ARCHITECTURES) : values.arch.split(',');
+  const unknown = architectures.find((arch) => !(arch in ARCHITECTURES));
+  if (unknown !== undefined) throw new UsageError(`--arch: not ${unknown}`);
   if ((values['kernel-image'] === undefined) !== (values['modules-dir'] === undefined)) {
     throw new UsageError('--kernel-image and --modules-dir go together');
   }

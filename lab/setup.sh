@@ -52,6 +52,7 @@ BUILD_PACKAGES=(
 OLD_BUILD_PACKAGES=(
   bash coreutils diffutils findutils gawk grep gzip hostname kmod make perl sed tar util-linux
   xz-utils bc binutils gcc gcc-aarch64-linux-gnu libc6-dev libc6-dev-arm64-cross libelf1
+  sparse
 )
 # What the initramfs loads before it can mount the root, as far as the kernel has it not built in.
 INITRAMFS_MODULES=(virtio_pci 9pnet_virtio 9p overlay)
@@ -143,7 +144,7 @@ bootstrap() {
 debian_tree() {
   local variant=$1 suite=$2 folder=$3
   shift 3
-  mmdebstrap --mode=root --variant="$variant" --quiet \
+  mmdebstrap --mode=root --variant="$variant" \
     --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Retries "5"' \
     --aptopt='APT::Install-Recommends "false"' --aptopt='APT::Sandbox::User "root"' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
@@ -181,7 +182,7 @@ build_part() {
   local suite=${TREE_SUITE[$VERSION]} packages=("${BUILD_PACKAGES[@]}")
   case $suite in
     sid) ;;
-    trixie) packages=("${OLD_BUILD_PACKAGES[@]/%libelf1/libelf1t64}" gcc-riscv64-linux-gnu) ;;
+    trixie) packages=("${OLD_BUILD_PACKAGES[@]/%libelf1/libelf1t64}" gcc-riscv64-linux-gnu pahole) ;;
     *) packages=("${OLD_BUILD_PACKAGES[@]}") ;;
   esac
   # Old suites' packages still have files for /bin and /lib.
@@ -191,6 +192,11 @@ build_part() {
   ln -sf bash "$1/tree/usr/bin/sh"
   ln -sf gawk "$1/tree/usr/bin/awk"
   mkdir -p "$1/tree"/{proc,dev,tmp,mnt/{module,kernel}}
+  if [[ $suite == sid ]]; then return; fi
+  # Half of a compiler that builds nothing but modules.
+  find "$1/tree/usr" '(' -name lto1 -o -name '*lto-dump*' -o -name 'lib*san.*' -o \
+    -name 'libLLVM*' ')' -delete
+  find "$1/tree/usr" -name cc1 -printf '/usr/%P\0' | xargs -0 chroot "$1/tree" strip
 }
 
 # What the lab reads of the source: all of it once, of other kernels only drivers.
@@ -213,8 +219,9 @@ source_part() {
 # architecture, and N the beginning of its version. The suite's newest kernel may have another
 # number by now, and this one beside it.
 KERNEL_DEBS='
-  depends() { apt-cache depends "$1:$A" 2>/dev/null | sed -n "s/.* Depends: \($2\)\(:.*\)*$/\1/p"; }
-  V=$(depends linux-image-$F "linux-image-[0-9][^:]*" | sed s/linux-image-//)
+  depends() { apt-cache depends "$1:$A" 2>/dev/null |
+    sed -n "s/.* Depends: <*\($2\)\([:>].*\)*$/\1/p"; }
+  V=$(depends linux-image-$F "linux-image-[0-9][^:>]*" | sed s/linux-image-//)
   case $V in
     "$N"*) ;;
     *) V=$(apt-cache search --names-only "^linux-image-$N[^-]*(-[0-9]+)?-$F\$" |
@@ -223,8 +230,8 @@ KERNEL_DEBS='
   if [ -z "$V" ]; then touch none; exit; fi
   apt-get download linux-image-$V:$A linux-headers-$V:$A \
     $(depends linux-image-$V "linux-[a-z]*-$V" | sed "s/$/:$A/") \
-    $(depends linux-headers-$V "linux-headers-[^:]*") \
-    $(depends linux-headers-$V "linux-kbuild-[^:]*" | sed "s/$/:amd64/")'
+    $(depends linux-headers-$V "linux-headers-[^:>]*") \
+    $(depends linux-headers-$V "linux-kbuild-[^:>]*" | sed "s/$/:amd64/")'
 
 # The kernel's packages come all in one go, so that image, modules and headers fit together even
 # when the suite moves on in the next minute.
@@ -233,7 +240,7 @@ kernel_part() {
   [[ $VERSION == newest ]] || number=$VERSION.
   download "$suite" "$(join amd64 "$a")" "$new" "A=$a F=$REALTIME$a N=$number$KERNEL_DEBS"
   if [[ -e $new/debs/none ]]; then
-    not_there "$suite has no linux-image-$REALTIME$a ${number:+of Linux $VERSION}"
+    not_there "$suite has no linux-image-$REALTIME$a${number:+ of Linux $VERSION}"
   fi
   mkdir -p "$new/tree" "$new/headers" "$new/lib"
   for deb in "$new"/debs/*.deb; do

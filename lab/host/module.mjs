@@ -179,7 +179,9 @@ export function lintModule(kernel) {
       'KBUILD_CHECKSRC=2',
       'modules',
     ]);
-    const isChecked = sparse.status === 0 && /^ +CHECK +virtio_loopback\.c$/m.test(sparse.output);
+    // Kernels before 6.12 name the whole path.
+    const checked = [...sparse.output.matchAll(/^ +CHECK +(?:\/mnt\/module\/)?(\S+)$/gm)];
+    const isChecked = sparse.status === 0 && checked.some(([, path]) => files.includes(path));
     if (!isChecked) process.stderr.write(sparse.output);
     return [
       ...checkpatch.output.split('\n').filter((line) => line !== ''),
