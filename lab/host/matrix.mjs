@@ -48,14 +48,17 @@ export async function runMatrix(kernels, architectures, action) {
     isStopped = true;
   };
   for (const signal of SIGNALS) process.on(signal, stop);
-  for (const kernel of kernels) {
-    for (const arch of architectures) {
-      if (!isStopped) cells.push(await runCell(kernel, arch, action));
-      // A signal that came while a part was built or a module compiled is told now.
-      await turn();
+  try {
+    for (const kernel of kernels) {
+      for (const arch of architectures) {
+        if (!isStopped) cells.push(await runCell(kernel, arch, action));
+        // A signal that came while a part or the module was built arrives now.
+        await turn();
+      }
     }
+  } finally {
+    for (const signal of SIGNALS) process.off(signal, stop);
   }
-  for (const signal of SIGNALS) process.off(signal, stop);
   return cells;
 }
 
