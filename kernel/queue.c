@@ -140,18 +140,18 @@ static enum vlo_step vlo_pump_one(struct vlo_vq *queue, u32 *budget)
 	return VLO_AGAIN;
 }
 
-/* Under avail_lock. */
-static void vlo_tell_back_end(struct vlo_vq *queue)
+/* Under avail_lock; @flags: interrupts before that was taken. */
+static void vlo_tell_back_end(struct vlo_vq *queue, unsigned long flags)
 {
 	vlo_ring_publish(&queue->ring);
 	if (vlo_ring_wants_kick(&queue->ring)) {
 		queue->counters.kicks++;
-		vlo_kick(queue);
+		vlo_kick(queue, flags);
 	}
 }
 
 /* For drivers that busy-wait: they find their requests complete. Under avail_lock. */
-static void vlo_pump_early(struct vlo_vq *queue)
+static void vlo_pump_early(struct vlo_vq *queue, unsigned long flags)
 {
 	bool is_new = false;
 	u16 head;
@@ -167,7 +167,7 @@ static void vlo_pump_early(struct vlo_vq *queue)
 	if (is_new)
 		irq_work_queue(&queue->call_work);
 	if (queue->ring.is_active && vlo_early_send(queue))
-		vlo_tell_back_end(queue);
+		vlo_tell_back_end(queue, flags);
 }
 
 /* No back end will come any more. Under avail_lock. */
@@ -205,7 +205,7 @@ void vlo_pump(struct vlo_vq *queue)
 		goto out;
 	}
 	if (queue->early) {
-		vlo_pump_early(queue);
+		vlo_pump_early(queue, flags);
 		goto out;
 	}
 	if (!queue->ring.is_active)
@@ -213,7 +213,7 @@ void vlo_pump(struct vlo_vq *queue)
 	while ((step = vlo_pump_one(queue, &budget)) == VLO_AGAIN)
 		is_new = true;
 	if (is_new)
-		vlo_tell_back_end(queue);
+		vlo_tell_back_end(queue, flags);
 	if (step == VLO_TOO_MUCH) {
 		queue->avail_threaded = true;
 		queue_work(vlo_io_wq, &queue->pump_work);
@@ -243,7 +243,7 @@ static bool vlo_disown_avail(struct vlo_vq *queue, enum vlo_step step)
 	u16 head;
 
 	spin_lock_irqsave(&queue->avail_lock, flags);
-	vlo_tell_back_end(queue);
+	vlo_tell_back_end(queue, flags);
 	is_over = queue->avail_paused ||
 		  (step == VLO_DONE && (test_bit(VLO_STARVED, &queue->bits) ||
 					!vlo_next_head(queue, &head)));
