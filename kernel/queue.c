@@ -30,18 +30,24 @@ static u16 vlo_mask(const struct vlo_vq *queue, u16 index)
 /* ---- to the driver ---- */
 
 /* Has the driver find the request among those that are done. Under used_lock. */
-static void vlo_complete(struct vlo_vq *queue, u16 head, u32 used)
+static void vlo_tell_driver(struct vlo_vq *queue, u16 head, u32 used)
 {
 	struct vring_used_elem *entry = &queue->vring.used->ring[vlo_mask(queue, queue->used_next)];
 
 	lockdep_assert_held(&queue->used_lock);
-	WRITE_ONCE(queue->requests[head].state, VLO_IDLE);
 	entry->id = vlo_put32(head);
 	entry->len = vlo_put32(used);
 	queue->used_next++;
 	/* The entry, and the buffers, before the index. */
 	smp_store_release(&queue->vring.used->idx, vlo_put16(queue->used_next));
 	set_bit(VLO_INTERRUPT_DUE, &queue->bits);
+}
+
+/* The driver may place a request with that head again. Under used_lock. */
+static void vlo_complete(struct vlo_vq *queue, u16 head, u32 used)
+{
+	WRITE_ONCE(queue->requests[head].state, VLO_IDLE);
+	vlo_tell_driver(queue, head, used);
 }
 
 static void vlo_fail(struct vlo_vq *queue, u16 head)
@@ -160,7 +166,7 @@ static void vlo_pump_early(struct vlo_vq *queue, unsigned long flags)
 		vlo_head_taken(queue);
 		vlo_early_take(queue, head);
 		spin_lock(&queue->used_lock);
-		vlo_complete(queue, head, 0);
+		vlo_tell_driver(queue, head, 0);
 		spin_unlock(&queue->used_lock);
 		is_new = true;
 	}
