@@ -42,10 +42,6 @@ struct vlo_walk {
 	u32 limit, left;
 	u16 at;
 	bool is_indirect;
-	/* the present one */
-	u64 address;
-	u32 size;
-	u16 flags, index, next;
 };
 
 static void vlo_walk_begin(struct vlo_walk *walk, const struct vlo_vq *queue, u16 head)
@@ -64,20 +60,20 @@ static void vlo_walk_begin(struct vlo_walk *walk, const struct vlo_vq *queue, u1
 	walk->left = walk->limit;
 }
 
-static bool vlo_walk_next(struct vlo_walk *walk)
+static bool vlo_walk_next(struct vlo_walk *walk, struct vlo_part *part)
 {
 	const struct vring_desc *desc;
 
 	if (!walk->left || walk->at >= walk->limit)
 		return false;
 	desc = &walk->table[walk->at];
-	walk->address = vlo_get64(desc->addr);
-	walk->size = vlo_get32(desc->len);
-	walk->flags = vlo_get16(desc->flags);
-	walk->next = vlo_get16(desc->next);
-	walk->index = walk->at;
-	walk->at = walk->next;
-	walk->left = walk->flags & VRING_DESC_F_NEXT ? walk->left - 1 : 0;
+	part->origin = phys_to_virt(vlo_get64(desc->addr));
+	part->size = vlo_get32(desc->len);
+	part->flags = vlo_get16(desc->flags);
+	part->next = vlo_get16(desc->next);
+	part->index = walk->at;
+	walk->at = part->next;
+	walk->left = part->flags & VRING_DESC_F_NEXT ? walk->left - 1 : 0;
 	return true;
 }
 
@@ -110,17 +106,21 @@ int vlo_measure(struct vlo_vq *queue, u16 head, struct vlo_shape *shape)
 	u64 out_bytes = 0, in_bytes = 0;
 	u32 small = 0, big = 0, count = 0;
 	struct vlo_walk walk;
+	struct vlo_part *part = shape->parts;
 
-	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk); count++) {
-		if (walk.flags & VRING_DESC_F_WRITE)
-			in_bytes += walk.size;
+	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk, part); count++) {
+		if (part->flags & VRING_DESC_F_WRITE)
+			in_bytes += part->size;
 		else
-			out_bytes += walk.size;
+			out_bytes += part->size;
 		/* Before the places can be too large to count. */
 		if (out_bytes + in_bytes > VLO_POOL_SIZE_MAX)
 			return -E2BIG;
-		vlo_next_place(walk.size, &small, &big);
+		vlo_next_place(part->size, &small, &big);
+		/* The last one is for those that have no room. */
+		part += count < VLO_PARTS;
 	}
+	shape->count = count;
 	shape->is_indirect = walk.is_indirect;
 	shape->out_bytes = out_bytes;
 	shape->in_bytes = in_bytes;
@@ -245,18 +245,16 @@ static u32 vlo_take_big(void *origin, const void *place, u32 size, u32 claimed, 
 }
 
 /* Puts a buffer into its place. */
-static void vlo_copy_out(const struct vlo_vq *queue, const struct vlo_walk *walk, void *place,
+static void vlo_copy_out(const struct vlo_vq *queue, const struct vlo_part *part, void *place,
 			 u64 seed)
 {
-	const void *origin = phys_to_virt(walk->address);
-
-	if (!(walk->flags & VRING_DESC_F_WRITE) || !vlo_is_big(walk->size)) {
-		vlo_copy(place, origin, walk->size);
+	if (!(part->flags & VRING_DESC_F_WRITE) || !vlo_is_big(part->size)) {
+		vlo_copy(place, part->origin, part->size);
 		return;
 	}
 	if (!(queue->flags & VLO_Q_SECTORS))
-		vlo_clear(place, walk->size);
-	vlo_mark_blocks(place, origin, walk->size, seed);
+		vlo_clear(place, part->size);
+	vlo_mark_blocks(place, part->origin, part->size, seed);
 }
 
 /* The back end may see the request from the end of this on: all that is known of it stands. */
@@ -275,24 +273,25 @@ static void vlo_place_direct(struct vlo_vq *queue, u16 head)
 	const struct vring_desc *desc = &queue->vring.desc[head];
 	struct vlo_emit emit;
 	struct vlo_walk walk;
+	struct vlo_part part;
 
 	vlo_ring_begin(&emit, &queue->ring, head);
 	if (vlo_get16(desc->flags) & VRING_DESC_F_INDIRECT) {
 		vlo_ring_put(&emit, head, 0, vlo_get64(desc->addr), vlo_get32(desc->len),
 			     VRING_DESC_F_INDIRECT);
 	} else {
-		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk);)
-			vlo_ring_put(&emit, walk.index, walk.next, walk.address, walk.size,
-				     walk.flags);
+		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk, &part);)
+			vlo_ring_put(&emit, part.index, part.next, virt_to_phys(part.origin),
+				     part.size, part.flags);
 	}
 	vlo_send(queue, head, &emit);
 }
 
 /* Room for a request: its frame where that is large enough, else pages. */
-static int vlo_find_room(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
+static int vlo_find_room(struct vlo_vq *queue, u16 head, u32 bytes)
 {
 	struct vlo_request *request = &queue->requests[head];
-	u32 pages = DIV_ROUND_UP(shape->bytes, PAGE_SIZE);
+	u32 pages = DIV_ROUND_UP(bytes, PAGE_SIZE);
 
 	request->pages = 0;
 	if (queue->frames && pages <= VLO_FRAME_PAGES) {
@@ -308,6 +307,31 @@ static int vlo_find_room(struct vlo_vq *queue, u16 head, const struct vlo_shape 
 	return 0;
 }
 
+/* A request on its way into its place. */
+struct vlo_placing {
+	struct vlo_vq *queue;
+	struct vlo_request *request;
+	void *place;
+	u64 address;
+	u32 small, big;
+	struct vlo_emit emit;
+};
+
+static void vlo_place_part(struct vlo_placing *placing, const struct vlo_part *part)
+{
+	struct vlo_request *request = placing->request;
+	u32 at = vlo_next_place(part->size, &placing->small, &placing->big);
+
+	vlo_copy_out(placing->queue, part, placing->place + at, request->seed);
+	vlo_ring_put(&placing->emit, part->index, part->next, placing->address + at, part->size,
+		     part->flags);
+	if (!(part->flags & VRING_DESC_F_WRITE))
+		return;
+	if (request->in_count < VLO_IN_PARTS)
+		request->in[request->in_count] = (struct vlo_in){ part->origin, at, part->size };
+	request->in_count++;
+}
+
 /*
  * vlo_place() - copies a request into the pool and puts it into the device's ring.
  * Returns -ENOSPC when the pool has no room now, -E2BIG when it never has.
@@ -315,45 +339,43 @@ static int vlo_find_room(struct vlo_vq *queue, u16 head, const struct vlo_shape 
 int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 {
 	struct vlo_request *request = &queue->requests[head];
-	u32 small = shape->small, big = 0, at;
-	struct vlo_emit emit;
+	struct vlo_placing placing = {
+		.queue = queue, .request = request, .small = shape->small,
+	};
 	struct vlo_walk walk;
-	u64 address;
-	void *place;
+	struct vlo_part part;
+	u32 i;
 	int error;
 
 	if (vlo_is_direct(queue->device)) {
 		vlo_place_direct(queue, head);
 		return 0;
 	}
-	error = vlo_find_room(queue, head, shape);
+	error = vlo_find_room(queue, head, shape->bytes);
 	if (error)
 		return error;
-	request->small = small;
+	request->small = shape->small;
+	request->in_count = 0;
 	request->seed = shape->in_bytes < VLO_BLOCK ? 0 :
 			siphash_1u64(request->serial, (siphash_key_t *)queue->pool->key);
-	place = vlo_place_of(queue, head, &address);
-	vlo_ring_begin(&emit, &queue->ring, head);
-	if (shape->is_indirect) {
-		emit.table = place + shape->table;
-		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk);) {
-			at = vlo_next_place(walk.size, &small, &big);
-			vlo_copy_out(queue, &walk, place + at, request->seed);
-			vlo_ring_put(&emit, 0, 0, address + at, walk.size, walk.flags);
-		}
-		emit.table = NULL;
-		emit.count = 0;
-		vlo_ring_put(&emit, head, 0, address + shape->table, shape->small - shape->table,
-			     VRING_DESC_F_INDIRECT);
+	placing.place = vlo_place_of(queue, head, &placing.address);
+	vlo_ring_begin(&placing.emit, &queue->ring, head);
+	if (shape->is_indirect)
+		placing.emit.table = placing.place + shape->table;
+	if (shape->count <= VLO_PARTS) {
+		for (i = 0; i < shape->count; i++)
+			vlo_place_part(&placing, &shape->parts[i]);
 	} else {
-		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk);) {
-			at = vlo_next_place(walk.size, &small, &big);
-			vlo_copy_out(queue, &walk, place + at, request->seed);
-			vlo_ring_put(&emit, walk.index, walk.next, address + at, walk.size,
-				     walk.flags);
-		}
+		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk, &part);)
+			vlo_place_part(&placing, &part);
 	}
-	vlo_send(queue, head, &emit);
+	if (shape->is_indirect) {
+		placing.emit.table = NULL;
+		placing.emit.count = 0;
+		vlo_ring_put(&placing.emit, head, 0, placing.address + shape->table,
+			     shape->small - shape->table, VRING_DESC_F_INDIRECT);
+	}
+	vlo_send(queue, head, &placing.emit);
 	return 0;
 }
 
@@ -361,21 +383,21 @@ int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 void vlo_gather(struct vlo_vq *queue, u16 head, void *bytes)
 {
 	struct vlo_walk walk;
+	struct vlo_part part;
 
-	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk); bytes += walk.size)
-		memcpy(bytes, phys_to_virt(walk.address), walk.size);
+	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk, &part); bytes += part.size)
+		memcpy(bytes, part.origin, part.size);
 }
 
 /* vlo_place_bytes() - as vlo_place(), for bytes that the module has, in one descriptor. */
 int vlo_place_bytes(struct vlo_vq *queue, u16 head, const void *bytes, u32 size)
 {
-	struct vlo_shape shape = { .bytes = size };
 	struct vlo_emit emit;
 	u64 address;
 	void *place;
 	int error;
 
-	error = vlo_find_room(queue, head, &shape);
+	error = vlo_find_room(queue, head, size);
 	if (error)
 		return error;
 	queue->requests[head].in_bytes = 0;
@@ -398,6 +420,34 @@ void vlo_unplace(struct vlo_vq *queue, u16 head)
 	request->pages = 0;
 }
 
+/* What the back end claims to have written, over the buffers of a request. */
+struct vlo_claim {
+	const struct vlo_vq *queue;
+	void *place;
+	u64 seed;
+	u32 left;			/* bytes that are claimed of the buffers still to come */
+	u32 good;			/* bytes that were written in a row, so far */
+	bool is_short;			/* not all that was claimed was written */
+};
+
+static void vlo_take_part(struct vlo_claim *claim, const struct vlo_in *in)
+{
+	u32 claimed = min(claim->left, in->size), good;
+
+	claim->left -= claimed;
+	if (claim->queue->flags & VLO_Q_SECTORS && claimed < in->size)
+		claimed = ALIGN_DOWN(claimed, VLO_BLOCK);
+	good = claimed;
+	if (vlo_is_big(in->size))
+		good = vlo_take_big(in->origin, claim->place + in->at, in->size, claimed,
+				    claim->seed);
+	else
+		memcpy(in->origin, claim->place + in->at, in->size);
+	if (!claim->is_short)
+		claim->good += good;
+	claim->is_short |= good != claimed;
+}
+
 /*
  * vlo_take_back() - copies what the device has written to the driver's buffers.
  * @used: bytes that the device claims.
@@ -406,45 +456,42 @@ void vlo_unplace(struct vlo_vq *queue, u16 head)
 u32 vlo_take_back(struct vlo_vq *queue, u16 head, u32 used)
 {
 	const struct vlo_request *request = &queue->requests[head];
-	u32 small = request->small, big = 0;
-	u32 at, claimed, good, total = 0, claims = min(used, request->in_bytes);
-	bool is_whole = true;
+	struct vlo_claim claim = {
+		.queue = queue, .seed = request->seed, .left = min(used, request->in_bytes),
+	};
+	u32 small = request->small, big = 0, i;
 	struct vlo_walk walk;
-	void *place, *origin;
+	struct vlo_part part;
+	struct vlo_in in;
 	u64 address;
 
 	if (!request->in_bytes || vlo_is_direct(queue->device))
-		return claims;
-	place = vlo_place_of(queue, head, &address);
-	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk);) {
-		at = vlo_next_place(walk.size, &small, &big);
-		if (!(walk.flags & VRING_DESC_F_WRITE))
-			continue;
-		origin = phys_to_virt(walk.address);
-		claimed = min(claims, walk.size);
-		claims -= claimed;
-		if (queue->flags & VLO_Q_SECTORS && claimed < walk.size)
-			claimed = ALIGN_DOWN(claimed, VLO_BLOCK);
-		good = claimed;
-		if (vlo_is_big(walk.size))
-			good = vlo_take_big(origin, place + at, walk.size, claimed, request->seed);
-		else
-			memcpy(origin, place + at, walk.size);
-		if (is_whole)
-			total += good;
-		is_whole &= good == claimed;
+		return claim.left;
+	claim.place = vlo_place_of(queue, head, &address);
+	if (request->in_count <= VLO_IN_PARTS) {
+		for (i = 0; i < request->in_count; i++)
+			vlo_take_part(&claim, &request->in[i]);
+	} else {
+		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk, &part);) {
+			in.origin = part.origin;
+			in.at = vlo_next_place(part.size, &small, &big);
+			in.size = part.size;
+			if (part.flags & VRING_DESC_F_WRITE)
+				vlo_take_part(&claim, &in);
+		}
 	}
-	if (!is_whole)
+	if (claim.is_short)
 		queue->counters.overstated++;
-	return total;
+	return claim.good;
 }
 
 /* vlo_poison() - the request fails: what drivers look at for a status says so. */
 void vlo_poison(struct vlo_vq *queue, u16 head)
 {
 	struct vlo_walk walk;
+	struct vlo_part part;
 
-	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk);)
-		if (walk.flags & VRING_DESC_F_WRITE && !vlo_is_big(walk.size))
-			memset(phys_to_virt(walk.address), 0xff, walk.size);
+	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk, &part);)
+		if (part.flags & VRING_DESC_F_WRITE && !vlo_is_big(part.size))
+			memset(part.origin, 0xff, part.size);
 }

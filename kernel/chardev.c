@@ -48,6 +48,7 @@ static int vlo_ioctl_info(struct vlo_device *device, void __user *argument)
 		.config_size = device->config_size,
 		.takeover_ms = device->takeover_ms,
 		.stop_ms = device->stop_ms,
+		.call_us = device->call_us,
 		.features = device->features,
 		.driver_features = device->vdev.features,
 		.pool_size = device->pool_size,

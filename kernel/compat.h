@@ -19,6 +19,7 @@
 #endif
 
 #include <linux/eventfd.h>
+#include <linux/hrtimer.h>
 #include <linux/mm.h>
 #include <linux/shmem_fs.h>
 #include <linux/virtio.h>
@@ -74,6 +75,18 @@ struct virtqueue_info {
 	bool ctx;
 };
 #endif
+
+/* 6.13: one function in place of two steps. */
+static inline void vlo_hrtimer_setup(struct hrtimer *timer,
+				     enum hrtimer_restart (*function)(struct hrtimer *))
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
+	hrtimer_setup(timer, function, CLOCK_MONOTONIC, HRTIMER_MODE_REL);
+#else
+	hrtimer_init(timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL);
+	timer->function = function;
+#endif
+}
 
 /* 6.12: one header for all architectures. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)

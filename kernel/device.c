@@ -201,6 +201,7 @@ static struct vlo_device *vlo_new_device(const struct vlo_create *create)
 	device->config_size = create->config_size;
 	device->takeover_ms = create->takeover_ms;
 	device->stop_ms = create->stop_ms;
+	device->call_us = create->call_us;
 	device->features = create->features;
 	device->pool_size = create->pool_size;
 	device->uid = current_euid();

@@ -56,6 +56,15 @@ static void vlo_call_work(struct irq_work *work)
 	vlo_interrupt(queue);
 }
 
+/* The back end was told to leave used entries without a call for a while: it is over. */
+static enum hrtimer_restart vlo_call_timer(struct hrtimer *timer)
+{
+	struct vlo_vq *queue = container_of(timer, struct vlo_vq, call_timer);
+
+	irq_work_queue(&queue->call_work);
+	return HRTIMER_NORESTART;
+}
+
 /* The eventfd was signalled. Its lock is held, interrupts are off. */
 static int vlo_call_wake(wait_queue_entry_t *wait, unsigned int mode, int sync, void *key)
 {
@@ -150,4 +159,5 @@ void vlo_event_init(struct vlo_vq *queue)
 {
 	init_irq_work(&queue->call_work, vlo_call_work);
 	init_irq_work(&queue->kick_work, vlo_kick_work);
+	vlo_hrtimer_setup(&queue->call_timer, vlo_call_timer);
 }

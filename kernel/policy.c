@@ -153,12 +153,13 @@ int vlo_may_create(const struct vlo_create *create)
 {
 	if (create->abi_version != VLO_ABI_VERSION)
 		return -EPROTO;
-	if (create->reserved_features || vlo_check_name(create->name) ||
+	if (create->reserved_features || create->reserved || vlo_check_name(create->name) ||
 	    create->flags & ~VLO_FLAGS ||
 	    !(create->features & BIT_ULL(VIRTIO_F_VERSION_1)) ||
 	    create->pool_size < VLO_POOL_SIZE_MIN || create->pool_size > VLO_POOL_SIZE_MAX ||
 	    !PAGE_ALIGNED(create->pool_size) || create->takeover_ms > VLO_TAKEOVER_MS_MAX ||
-	    create->stop_ms > VLO_STOP_MS_MAX || create->config_size > VLO_CONFIG_SIZE_MAX ||
+	    create->stop_ms > VLO_STOP_MS_MAX || create->call_us > VLO_CALL_US_MAX ||
+	    create->config_size > VLO_CONFIG_SIZE_MAX ||
 	    vlo_check_queues(create) ||
 	    memchr_inv(create->config + create->config_size, 0,
 		       VLO_CONFIG_SIZE_MAX - create->config_size))

@@ -349,6 +349,21 @@ static u32 vlo_finish(struct vlo_vq *queue, u16 head, u32 used)
 	return used;
 }
 
+/*
+ * With many requests outstanding one call can tell of several. Returns how many used entries the
+ * back end may leave without a call, and has them looked for after a time. Under used_lock.
+ */
+static u16 vlo_moderate(struct vlo_vq *queue)
+{
+	u32 call_us = queue->device->call_us, ahead;
+
+	ahead = call_us ? atomic_read(&queue->sent) / VLO_CALL_SHARE : 0;
+	if (ahead && !hrtimer_is_queued(&queue->call_timer))
+		hrtimer_start(&queue->call_timer, ns_to_ktime(call_us * 1000ULL),
+			      HRTIMER_MODE_REL);
+	return ahead;
+}
+
 /* vlo_reap() - passes on what the back end has used. From the call's interrupt. */
 void vlo_reap(struct vlo_vq *queue)
 {
@@ -371,7 +386,7 @@ void vlo_reap(struct vlo_vq *queue)
 			used = vlo_finish(queue, head, used);
 			vlo_deliver(queue, head, used);
 		}
-	} while (queue->ring.is_active && vlo_ring_arm(&queue->ring));
+	} while (queue->ring.is_active && vlo_ring_arm(&queue->ring, vlo_moderate(queue)));
 out:
 	spin_unlock_irqrestore(&queue->used_lock, flags);
 }
@@ -383,7 +398,7 @@ static bool vlo_disown_used(struct vlo_vq *queue)
 	bool is_over;
 
 	spin_lock_irqsave(&queue->used_lock, flags);
-	is_over = queue->used_paused || !queue->ring.is_active || !vlo_ring_arm(&queue->ring);
+	is_over = queue->used_paused || !queue->ring.is_active || !vlo_ring_arm(&queue->ring, 0);
 	if (is_over)
 		queue->used_threaded = false;
 	spin_unlock_irqrestore(&queue->used_lock, flags);
@@ -422,6 +437,7 @@ void vlo_queue_pause(struct vlo_vq *queue)
 	spin_lock_irq(&queue->used_lock);
 	queue->used_paused = true;
 	spin_unlock_irq(&queue->used_lock);
+	hrtimer_cancel(&queue->call_timer);
 	cancel_work_sync(&queue->pump_work);
 	cancel_work_sync(&queue->reap_work);
 	/* A thread that was to begin, and will not, has left these. */

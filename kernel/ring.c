@@ -79,7 +79,7 @@ void vlo_ring_init(struct vlo_ring *ring, void *place, u64 address, u32 size, u6
 	ring->avail_kicked = start;
 	ring->used_next = start;
 	ring->is_active = true;
-	vlo_ring_arm(ring);
+	vlo_ring_arm(ring, 0);
 }
 
 /* ---- the driver's half ---- */
@@ -102,49 +102,28 @@ void vlo_ring_begin(struct vlo_emit *emit, struct vlo_ring *ring, u16 head)
 	emit->first = ring->is_packed ? ring->avail_next : head;
 }
 
-static void vlo_packed_put(struct vlo_emit *emit, u64 address, u32 size, u16 flags)
+/* vlo_ring_put_packed() - as vlo_ring_put(), for a packed ring and its tables. */
+void vlo_ring_put_packed(struct vlo_emit *emit, u64 address, u32 size, u16 flags)
 {
 	struct vlo_ring *ring = emit->ring;
 	bool wrap = ring->avail_wrap;
 	u16 at = ring->avail_next;
 	struct vring_packed_desc *slot;
 
-	vlo_packed_step(&at, &wrap, ring->size, emit->count);
-	slot = &ring->slots[at];
+	if (emit->table) {
+		slot = (struct vring_packed_desc *)emit->table + emit->count;
+		flags &= VRING_DESC_F_WRITE;
+	} else {
+		vlo_packed_step(&at, &wrap, ring->size, emit->count);
+		slot = &ring->slots[at];
+		flags |= wrap ? VLO_AVAIL_FLAG : VLO_USED_FLAG;
+	}
 	slot->addr = cpu_to_le64(address);
 	slot->len = cpu_to_le32(size);
-	flags |= wrap ? VLO_AVAIL_FLAG : VLO_USED_FLAG;
-	if (emit->count)
+	if (emit->table || emit->count)
 		slot->flags = cpu_to_le16(flags);
 	else
 		emit->first_flags = cpu_to_le16(flags);
-}
-
-/*
- * vlo_ring_put() - the next descriptor of the request.
- * @index, @next: where the driver's ring has it and the one after it; for split rings.
- * @flags: VRING_DESC_F_*. With a table, NEXT is set here and INDIRECT is not possible.
- */
-void vlo_ring_put(struct vlo_emit *emit, u16 index, u16 next, u64 address, u32 size, u16 flags)
-{
-	struct vring_packed_desc *packed;
-	struct vring_desc *desc;
-
-	if (emit->table && emit->ring->is_packed) {
-		packed = (struct vring_packed_desc *)emit->table + emit->count;
-		packed->addr = cpu_to_le64(address);
-		packed->len = cpu_to_le32(size);
-		packed->id = 0;
-		packed->flags = cpu_to_le16(flags & VRING_DESC_F_WRITE);
-	} else if (emit->table || !emit->ring->is_packed) {
-		desc = emit->table ? &emit->table[emit->count] : &emit->ring->desc[index];
-		desc->addr = vlo_put64(address);
-		desc->len = vlo_put32(size);
-		desc->flags = vlo_put16(flags);
-		desc->next = vlo_put16(emit->table ? emit->count + 1 : next);
-	} else {
-		vlo_packed_put(emit, address, size, flags);
-	}
 	emit->count++;
 }
 
@@ -254,8 +233,11 @@ void vlo_ring_advance(struct vlo_ring *ring, u16 count)
 		ring->used_next++;
 }
 
-/* vlo_ring_arm() - asks for a call at the next used entry. True: there is one already. */
-bool vlo_ring_arm(struct vlo_ring *ring)
+/*
+ * vlo_ring_arm() - asks for a call at a used entry: the next one, or the one @ahead of it.
+ * True: it is there already.
+ */
+bool vlo_ring_arm(struct vlo_ring *ring, u16 ahead)
 {
 	if (ring->is_packed) {
 		if (ring->has_event_idx) {
@@ -270,7 +252,9 @@ bool vlo_ring_arm(struct vlo_ring *ring)
 		return vlo_packed_is_used(ring);
 	}
 	if (ring->has_event_idx)
-		WRITE_ONCE(ring->avail->ring[ring->size], vlo_put16(ring->used_next));
+		WRITE_ONCE(ring->avail->ring[ring->size], vlo_put16(ring->used_next + ahead));
+	else
+		ahead = 0;
 	smp_mb();
-	return vlo_get16(READ_ONCE(ring->used->idx)) != ring->used_next;
+	return (u16)(vlo_get16(READ_ONCE(ring->used->idx)) - ring->used_next) > ahead;
 }

@@ -32,6 +32,7 @@
 #define VLO_POOL_SIZE_MAX	0x40000000	/* bytes: 1 GiB */
 #define VLO_TAKEOVER_MS_MAX	600000
 #define VLO_STOP_MS_MAX		600000
+#define VLO_CALL_US_MAX		10000
 
 /* Flags of a device (struct vlo_create). */
 #define VLO_F_DIRECT		0x01	/* zero-copy: the back end maps all RAM */
@@ -59,6 +60,9 @@ struct vlo_create {
 	__u64 pool_size;	/* bytes of a session's memory; whole pages */
 	__u32 takeover_ms;	/* how long requests wait for another adapter; 0: not at all */
 	__u32 stop_ms;		/* how long a reset waits for VLO_ACK; 0: not at all */
+	/* How long a call may be held back with many requests outstanding; 0: not at all. */
+	__u32 call_us;
+	__u32 reserved;
 	__u32 queue_count;
 	__u32 config_size;	/* bytes */
 	char name[VLO_NAME_SIZE];	/* unique; letters, digits, "-", "_" and "." */
@@ -87,7 +91,7 @@ struct vlo_info {
 	__u64 driver_features;	/* accepted by the driver */
 	__u64 pool_size;
 	__u32 stop_ms;
-	__u32 reserved;
+	__u32 call_us;
 	char name[VLO_NAME_SIZE];
 	__u16 queue_sizes[VLO_QUEUES_MAX];
 	__u8 queue_flags[VLO_QUEUES_MAX];

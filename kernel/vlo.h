@@ -66,6 +66,9 @@
 /* Pages of a request's own place in the pool: for 4 KiB and what goes with it. */
 #define VLO_FRAME_PAGES		2
 
+/* Of the requests that are outstanding, a call may be held back for one in so many. */
+#define VLO_CALL_SHARE		8
+
 /* Features of the device's ring that the module can serve. */
 #define VLO_RING_FEATURES	(BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC) | \
 				 BIT_ULL(VIRTIO_RING_F_EVENT_IDX) | \
@@ -126,6 +129,13 @@ enum vlo_state {
 	VLO_SENT,			/* in the device's ring */
 };
 
+#define VLO_IN_PARTS	2		/* buffers to write into that are remembered until the end */
+
+struct vlo_in {
+	void *origin;			/* the driver's buffer */
+	u32 at, size;			/* in the place */
+};
+
 /* A request that the driver has placed, by its head in the driver's ring. */
 struct vlo_request {
 	u64 serial;			/* order of placing */
@@ -133,6 +143,8 @@ struct vlo_request {
 	u32 page, pages;		/* its place in the pool; 0 pages: its frame, or none */
 	u32 small;			/* where small buffers begin in it: see bounce.c */
 	u32 in_bytes;			/* bytes that the device may write */
+	u32 in_count;			/* buffers that it may write into */
+	struct vlo_in in[VLO_IN_PARTS];
 	u16 count;			/* descriptors in the device's ring */
 	u8 state;			/* enum vlo_state; reader and writer of the ring hand it over */
 };
@@ -189,6 +201,7 @@ struct vlo_vq {
 	struct vlo_call *call;		/* device->lock */
 	struct irq_work call_work;
 	struct irq_work kick_work;
+	struct hrtimer call_timer;
 	struct work_struct pump_work;
 	struct work_struct reap_work;
 	struct vlo_counters counters;
@@ -202,7 +215,7 @@ struct vlo_device {
 	struct dentry *debugfs;
 	char name[VLO_NAME_SIZE];
 	u32 id;
-	u32 flags, queue_count, config_size, takeover_ms, stop_ms;
+	u32 flags, queue_count, config_size, takeover_ms, stop_ms, call_us;
 	u64 features;
 	u64 pool_size;
 	u16 queue_sizes[VLO_QUEUES_MAX];
@@ -331,16 +344,53 @@ size_t vlo_ring_bytes(u32 size);
 void vlo_ring_init(struct vlo_ring *ring, void *place, u64 address, u32 size, u64 features,
 		   u16 used);
 void vlo_ring_begin(struct vlo_emit *emit, struct vlo_ring *ring, u16 head);
-void vlo_ring_put(struct vlo_emit *emit, u16 index, u16 next, u64 address, u32 size, u16 flags);
+void vlo_ring_put_packed(struct vlo_emit *emit, u64 address, u32 size, u16 flags);
 void vlo_ring_end(struct vlo_emit *emit, u16 head);
 void vlo_ring_publish(struct vlo_ring *ring);
 bool vlo_ring_wants_kick(struct vlo_ring *ring);
 bool vlo_ring_peek(struct vlo_ring *ring, u32 sent, u32 *id, u32 *used);
 void vlo_ring_advance(struct vlo_ring *ring, u16 count);
-bool vlo_ring_arm(struct vlo_ring *ring);
+bool vlo_ring_arm(struct vlo_ring *ring, u16 ahead);
+
+/*
+ * vlo_ring_put() - the next descriptor of a request.
+ * @index, @next: where the driver's ring has it and the one after it; for split rings.
+ * @flags: VRING_DESC_F_*.
+ */
+static inline void vlo_ring_put(struct vlo_emit *emit, u16 index, u16 next, u64 address, u32 size,
+				u16 flags)
+{
+	struct vring_desc *desc;
+
+	if (emit->ring->is_packed) {
+		vlo_ring_put_packed(emit, address, size, flags);
+		return;
+	}
+	if (emit->table) {
+		desc = &emit->table[emit->count];
+		next = emit->count + 1;
+	} else {
+		desc = &emit->ring->desc[index];
+	}
+	desc->addr = vlo_put64(address);
+	desc->len = vlo_put32(size);
+	desc->flags = vlo_put16(flags);
+	desc->next = vlo_put16(next);
+	emit->count++;
+}
 
 /* bounce.c: buffers */
+#define VLO_PARTS	4		/* buffers that are remembered between two looks at a chain */
+
+struct vlo_part {
+	void *origin;			/* the driver's buffer */
+	u32 size;
+	u16 flags, index, next;		/* of the descriptor, and where the driver's table has it */
+};
+
 struct vlo_shape {
+	struct vlo_part parts[VLO_PARTS + 1];
+	u32 count;
 	bool is_indirect;
 	u32 table, small;		/* where they begin in the place */
 	u32 bytes;			/* of the place */

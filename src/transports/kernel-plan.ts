@@ -104,6 +104,7 @@ export async function planDevice(
     poolSize: kernel.poolSize ?? type.poolSize,
     takeoverMs: kernel.takeoverMs ?? TAKEOVER_MS,
     stopMs: kernel.stopMs ?? STOP_MS,
+    callUs: type.callUs,
     log,
   };
 }

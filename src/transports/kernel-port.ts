@@ -48,6 +48,8 @@ export interface PortSpec {
   readonly takeoverMs: number;
   /** Time in ms that a driver's reset waits for the back end to stop. */
   readonly stopMs: number;
+  /** Time in µs that the end of a request may wait for that of others; 0: not at all. */
+  readonly callUs: number;
   readonly log: (line: string) => void;
 }
 

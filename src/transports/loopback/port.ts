@@ -94,6 +94,7 @@ function create(control: LoopbackControl, spec: PortSpec): boolean {
       poolSize: spec.poolSize,
       takeoverMs: spec.takeoverMs,
       stopMs: spec.stopMs,
+      callUs: spec.callUs,
       queueCount: spec.queueSizes.length,
       configSize: spec.config.length,
       name: new TextEncoder().encode(spec.name),

@@ -20,6 +20,7 @@ const SPEC: PortSpec = {
   early: [],
   fillsSectors: false,
   stopMs: 10_000,
+  callUs: 0,
   log: () => {},
 };
 
