@@ -30,12 +30,11 @@ static u16 vlo_mask(const struct vlo_vq *queue, u16 index)
 /* ---- to the driver ---- */
 
 /* The request is done; the driver finds it after vlo_publish(). Under used_lock. */
-static void vlo_complete(struct vlo_vq *queue, u16 head, u32 used)
+static void vlo_add_used(struct vlo_vq *queue, u16 head, u32 used)
 {
 	struct vring_used_elem *entry = &queue->vring.used->ring[vlo_mask(queue, queue->used_next)];
 
 	lockdep_assert_held(&queue->used_lock);
-	WRITE_ONCE(queue->requests[head].state, VLO_IDLE);
 	entry->id = vlo_put32(head);
 	entry->len = vlo_put32(used);
 	queue->used_next++;
@@ -54,6 +53,13 @@ static void vlo_publish(struct vlo_vq *queue)
 	/* Entries and buffers before the index. */
 	smp_store_release(&queue->vring.used->idx, vlo_put16(queue->used_next));
 	set_bit(VLO_INTERRUPT_DUE, &queue->bits);
+}
+
+/* The driver may place a request with that head again. Under used_lock. */
+static void vlo_complete(struct vlo_vq *queue, u16 head, u32 used)
+{
+	WRITE_ONCE(queue->requests[head].state, VLO_IDLE);
+	vlo_add_used(queue, head, used);
 }
 
 static void vlo_fail(struct vlo_vq *queue, u16 head)
@@ -173,7 +179,7 @@ static void vlo_pump_early(struct vlo_vq *queue, unsigned long flags)
 		vlo_head_taken(queue);
 		vlo_early_take(queue, head);
 		spin_lock(&queue->used_lock);
-		vlo_complete(queue, head, 0);
+		vlo_add_used(queue, head, 0);
 		vlo_publish(queue);
 		spin_unlock(&queue->used_lock);
 		is_new = true;

@@ -54,8 +54,11 @@ export interface DeviceType {
    * returns features to offer besides. Null: the driver's largest request fits in any case.
    */
   readonly limitRequests: ((config: Uint8Array, features: bigint, bytes: number) => bigint) | null;
-  /** Features of the type that need a front end of their own, and are not offered here. */
-  readonly refused: bigint;
+  /**
+   * Features of the type that are not offered here, of those that a back end offers: they need a
+   * front end of their own, or the driver would wait for the device in the kernel.
+   */
+  refused(offered: bigint): bigint;
   /** Config space where the back end has none, and the features that go with it. */
   readonly substitute: ((name: string) => { config: Uint8Array; features: bigint }) | null;
   /**
@@ -63,6 +66,13 @@ export interface DeviceType {
    * not fail when the device goes.
    */
   isInbound(index: number): boolean;
+  /**
+   * Queues whose driver waits for the device without giving the processor away, with the features
+   * in use. The kernel completes their requests itself.
+   */
+  isEarly(index: number, features: bigint): boolean;
+  /** The device fills buffers by whole sectors, or not at all. */
+  readonly fillsSectors: boolean;
   /** Fields that a driver writes to set something, and the feature by which it may. */
   readonly writable: readonly { offset: number; size: number; feature: bigint }[];
   /** Writes to config space choose what reads show: the back end is asked after each of them. */
@@ -130,6 +140,23 @@ const isFirst = (index: number): boolean => index === 0;
 const isSecond = (index: number): boolean => index === 1;
 const isEven = (index: number): boolean => index % 2 === 0;
 
+/**
+ * EMERG_WRITE: config space follows what differs, and two equal characters do not. SIZE with ports:
+ * without it no port of our device is a terminal, to which the driver sends with interrupts off.
+ */
+function consoleRefused(offered: bigint): bigint {
+  return bits(2) | ((offered & CONSOLE_MULTIPORT) !== 0n ? bits(0) : 0n);
+}
+
+/**
+ * What Linux's console driver sends to a terminal (`/dev/hvcN`), and its control messages. Ports
+ * that are no terminals wait as others do.
+ */
+function isConsoleOutput(index: number, features: bigint): boolean {
+  const isMultiport = (features & CONSOLE_MULTIPORT) !== 0n;
+  return index === (isMultiport ? 3 : 1);
+}
+
 type Traits = Partial<Omit<DeviceType, 'name' | 'deviceId' | 'configSize' | 'poolSize'>> & {
   readonly id: number;
   readonly poolSize?: number | DeviceType['poolSize'];
@@ -142,7 +169,8 @@ const ID = { ...VIRTIO_ID, rtc: 17, scmi: 32 };
 const TRAITS: Readonly<Record<string, Traits>> = {
   net: {
     ...{ id: ID.net, config: 24, queues: 2, queueSize: 256 },
-    ...{ refused: NET_REFUSED, substitute: netSubstitute, isInbound: isEven, poolSize: netPool },
+    ...{ refused: () => NET_REFUSED, substitute: netSubstitute },
+    ...{ isInbound: isEven, poolSize: netPool },
   },
   blk: {
     id: ID.blk,
@@ -150,17 +178,15 @@ const TRAITS: Readonly<Record<string, Traits>> = {
       if ((features & BLK_ZONED) !== 0n) return 96;
       return (features & BLK_SECURE_ERASE) !== 0n ? 72 : 60;
     },
-    ...{ queueSize: 256, poolSize: diskPool, limitRequests: limitBlk },
+    ...{ queueSize: 256, poolSize: diskPool, limitRequests: limitBlk, fillsSectors: true },
     count: { offset: 34, size: 2, queuesEach: 1, queuesMore: 0, feature: BLK_MQ },
     writable: [{ offset: 32, size: 1, feature: BLK_CONFIG_WCE }],
   },
   console: {
-    // Without SIZE no port of our device is a console, whose driver would wait with interrupts off.
-    // EMERG_WRITE: config space follows what differs, and two equal characters do not.
-    ...{ id: ID.console, config: 12, refused: bits(0, 2) },
+    ...{ id: ID.console, config: 12, refused: consoleRefused },
     // The first port has its queues with or without the field; control queues come with it.
     count: { offset: 4, size: 4, queuesEach: 2, queuesMore: 2, feature: CONSOLE_MULTIPORT },
-    ...{ queues: 2, isInbound: isEven },
+    ...{ queues: 2, isInbound: isEven, isEarly: isConsoleOutput },
   },
   rng: { id: ID.rng, config: 0, poolSize: MIB },
   scsi: {
@@ -189,7 +215,7 @@ const TRAITS: Readonly<Record<string, Traits>> = {
     ...{ id: ID.fs, config: 40, queueSize: 128, substitute: fsSubstitute },
     count: { offset: 36, size: 4, queuesEach: 1, queuesMore: 1, feature: 0n },
     // Notifications of the file system and its shared memory have no way through here.
-    refused: bits(0),
+    refused: () => bits(0),
   },
   scmi: { id: ID.scmi, config: 0, queues: 2, poolSize: MIB, isInbound: isSecond },
   i2c: { id: ID.i2c, config: 0, poolSize: MIB },
@@ -208,8 +234,9 @@ function complete(name: string, { id, config, poolSize, ...traits }: Traits): De
     configSize: typeof config === 'number' ? () => config : config,
     poolSize: typeof poolSize === 'function' ? poolSize : () => poolSize ?? POOL_SIZE,
     ...{ queues: 1, count: null, queueSize: QUEUE_SIZE, limitRequests: null },
-    ...{ refused: 0n, substitute: null, writable: [], isConfigWindow: false },
-    isInbound: () => false,
+    ...{ refused: () => 0n, substitute: null, writable: [] },
+    ...{ isConfigWindow: false, fillsSectors: false },
+    ...{ isInbound: () => false, isEarly: () => false },
     ...traits,
   };
 }

@@ -14,7 +14,6 @@ import type {
   PortState,
   QueueEvents,
 } from '../kernel-port.js';
-import { checkProcessors } from './console.js';
 import {
   errnoOf,
   featureBytes,
@@ -61,12 +60,6 @@ async function openLoopback(spec: PortSpec): Promise<KernelPort> {
 
 /** Makes the device (false), takes it over (true), or says what is in the way (an errno). */
 function obtain(control: LoopbackControl, spec: PortSpec): boolean | string {
-  if (spec.type === 'console') {
-    // Ports that are there already are no new ones.
-    const obstacle = attach(control, spec);
-    if (obstacle !== 'ENOENT') return obstacle ?? true;
-    checkProcessors(spec.queueSizes.length);
-  }
   return create(control, spec) ? false : (attach(control, spec) ?? true);
 }
 
@@ -116,8 +109,9 @@ function create(control: LoopbackControl, spec: PortSpec): boolean {
   }
 }
 
-function queueFlags({ inbound, early }: PortSpec): Uint8Array {
+function queueFlags({ queueSizes: sizes, inbound, early, fillsSectors }: PortSpec): Uint8Array {
   const flags = new Uint8Array(VLO.QUEUES_MAX);
+  if (fillsSectors) flags.fill(VLO.Q_SECTORS, 0, sizes.length);
   for (const index of inbound) flags[index] = VLO.Q_INBOUND;
   for (const index of early) flags[index] = VLO.Q_EARLY;
   return flags;
