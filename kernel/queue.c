@@ -29,8 +29,8 @@ static u16 vlo_mask(const struct vlo_vq *queue, u16 index)
 
 /* ---- to the driver ---- */
 
-/* Has the driver find the request among those that are done. Under used_lock. */
-static void vlo_tell_driver(struct vlo_vq *queue, u16 head, u32 used)
+/* The request is done; the driver finds it after vlo_publish(). Under used_lock. */
+static void vlo_add_used(struct vlo_vq *queue, u16 head, u32 used)
 {
 	struct vring_used_elem *entry = &queue->vring.used->ring[vlo_mask(queue, queue->used_next)];
 
@@ -38,7 +38,19 @@ static void vlo_tell_driver(struct vlo_vq *queue, u16 head, u32 used)
 	entry->id = vlo_put32(head);
 	entry->len = vlo_put32(used);
 	queue->used_next++;
-	/* The entry, and the buffers, before the index. */
+}
+
+/*
+ * Has the driver find what is done. Under used_lock. In a queue for the device to fill, only when
+ * all is passed on that the back end has published: several buffers may be one packet (virtio 1.3,
+ * section 5.1.6.4), of which the driver must not find the first ones alone.
+ */
+static void vlo_publish(struct vlo_vq *queue)
+{
+	lockdep_assert_held(&queue->used_lock);
+	if (vlo_get16(queue->vring.used->idx) == queue->used_next)
+		return;
+	/* Entries and buffers before the index. */
 	smp_store_release(&queue->vring.used->idx, vlo_put16(queue->used_next));
 	set_bit(VLO_INTERRUPT_DUE, &queue->bits);
 }
@@ -47,7 +59,7 @@ static void vlo_tell_driver(struct vlo_vq *queue, u16 head, u32 used)
 static void vlo_complete(struct vlo_vq *queue, u16 head, u32 used)
 {
 	WRITE_ONCE(queue->requests[head].state, VLO_IDLE);
-	vlo_tell_driver(queue, head, used);
+	vlo_add_used(queue, head, used);
 }
 
 static void vlo_fail(struct vlo_vq *queue, u16 head)
@@ -59,6 +71,7 @@ static void vlo_fail(struct vlo_vq *queue, u16 head)
 	spin_lock_irqsave(&queue->used_lock, flags);
 	queue->counters.failed++;
 	vlo_complete(queue, head, 0);
+	vlo_publish(queue);
 	spin_unlock_irqrestore(&queue->used_lock, flags);
 }
 
@@ -166,7 +179,8 @@ static void vlo_pump_early(struct vlo_vq *queue, unsigned long flags)
 		vlo_head_taken(queue);
 		vlo_early_take(queue, head);
 		spin_lock(&queue->used_lock);
-		vlo_tell_driver(queue, head, 0);
+		vlo_add_used(queue, head, 0);
+		vlo_publish(queue);
 		spin_unlock(&queue->used_lock);
 		is_new = true;
 	}
@@ -380,12 +394,15 @@ void vlo_reap(struct vlo_vq *queue)
 			if (bytes > budget) {
 				queue->used_threaded = true;
 				queue_work(vlo_io_wq, &queue->reap_work);
+				if (!(queue->flags & VLO_Q_INBOUND))
+					vlo_publish(queue);
 				goto out;
 			}
 			budget -= bytes;
 			used = vlo_finish(queue, head, used);
 			vlo_deliver(queue, head, used);
 		}
+		vlo_publish(queue);
 	} while (queue->ring.is_active && vlo_ring_arm(&queue->ring, vlo_moderate(queue)));
 out:
 	spin_unlock_irqrestore(&queue->used_lock, flags);
@@ -398,10 +415,14 @@ static bool vlo_disown_used(struct vlo_vq *queue)
 	bool is_over;
 
 	spin_lock_irqsave(&queue->used_lock, flags);
+	/* Where it is paused, the rest is harvested. */
+	if (!queue->used_paused)
+		vlo_publish(queue);
 	is_over = queue->used_paused || !queue->ring.is_active || !vlo_ring_arm(&queue->ring, 0);
 	if (is_over)
 		queue->used_threaded = false;
 	spin_unlock_irqrestore(&queue->used_lock, flags);
+	irq_work_queue(&queue->call_work);
 	return is_over;
 }
 
@@ -418,8 +439,11 @@ void vlo_reap_work(struct work_struct *work)
 			used = vlo_finish(queue, head, used);
 			spin_lock_irqsave(&queue->used_lock, flags);
 			vlo_deliver(queue, head, used);
+			if (!(queue->flags & VLO_Q_INBOUND))
+				vlo_publish(queue);
 			spin_unlock_irqrestore(&queue->used_lock, flags);
-			irq_work_queue(&queue->call_work);
+			if (!(queue->flags & VLO_Q_INBOUND))
+				irq_work_queue(&queue->call_work);
 			cond_resched();
 		}
 	} while (!vlo_disown_used(queue));
@@ -471,6 +495,9 @@ void vlo_queue_harvest(struct vlo_vq *queue)
 		vlo_deliver(queue, head, used);
 		spin_unlock_irq(&queue->used_lock);
 	}
+	spin_lock_irq(&queue->used_lock);
+	vlo_publish(queue);
+	spin_unlock_irq(&queue->used_lock);
 	queue->ring.is_active = false;
 }
 

@@ -8,6 +8,7 @@ import { differences } from './kernel-config.js';
 import { countersOf } from './kernel-counters.js';
 
 const MQ = 1n << 12n;
+const MIB = 2 ** 20;
 
 test('all devices of this package are there, by the same id', () => {
   for (const { name, virtioId } of DEVICES) {
@@ -17,7 +18,11 @@ test('all devices of this package are there, by the same id', () => {
 
 test.each([...DEVICE_TYPES.values()])('$name: sizes that the kernel takes', (type) => {
   expect(type.configSize(~0n & ((1n << 64n) - 1n))).toBeLessThanOrEqual(256);
-  expect(type.poolSize % 65536).toBe(0);
+  const entries = type.queues * type.queueSize;
+  for (const features of [0n, ~0n & ((1n << 64n) - 1n)]) {
+    expect(type.poolSize(entries, features) % 65536).toBe(0);
+    expect(type.poolSize(entries, features)).toBeLessThanOrEqual(32 * MIB);
+  }
   expect(Math.log2(type.queueSize) % 1).toBe(0);
   const size = type.configSize(0n);
   if (type.count !== null) {
@@ -58,6 +63,20 @@ test('a network device without config space has an address of its own, always th
   expect(config[0]! & 3).toBe(2);
   expect(substitute!('net0').config).toEqual(config);
   expect(substitute!('net1').config).not.toEqual(config);
+});
+
+test('a pool has a frame for each entry, and room for larger requests', () => {
+  const pool = (type: string, entries: number, features = 0n) =>
+    DEVICE_TYPES.get(type)!.poolSize(entries, features);
+  expect(pool('blk', 256)).toBe(10 * MIB);
+  expect(pool('blk', 4 * 256)).toBe(16 * MIB);
+  expect(pool('blk', 64 * 256)).toBe(32 * MIB);
+  expect(pool('rng', 64)).toBe(MIB);
+  const [guestTso4, mergeable] = [1n << 7n, 1n << 15n];
+  expect(pool('net', 512)).toBe(8 * MIB);
+  expect(pool('net', 512, guestTso4 | mergeable)).toBe(8 * MIB);
+  // 256 buffers for packets of 64 KiB stay in the pool until packets come.
+  expect(pool('net', 512, guestTso4)).toBe(26 * MIB);
 });
 
 test('differences of two config spaces', () => {

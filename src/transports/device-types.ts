@@ -5,11 +5,21 @@
  */
 import { createHash } from 'node:crypto';
 import { VIRTIO_ID } from '../virtio/index.js';
+import { limitBlk, limitScsi } from './request-limits.js';
 
 const MIB = 2 ** 20;
 
 /** Bytes of pool for a type that is not slow or small. */
 const POOL_SIZE = 16 * MIB;
+/** Bytes of pool for each entry of a queue: the frame that the kernel has for a small request. */
+const FRAME_SIZE = 8192;
+/** Bytes of pool for the requests of a disk, or a network device, that are larger than a frame. */
+const DISK_DATA = 8 * MIB;
+const NET_DATA = 4 * MIB;
+/** Frames for many queues are not worth more than this, in bytes; without them all is shared. */
+const POOL_SIZE_MAX = 32 * MIB;
+/** Bytes of pool for a buffer in which a network driver expects a packet of 64 KiB. */
+const BIG_PACKET_SIZE = 72 * 1024;
 /** Entries of a queue where a type has no other habit: what most back ends are written for. */
 const QUEUE_SIZE = 64;
 
@@ -34,7 +44,16 @@ export interface DeviceType {
   readonly queues: number;
   readonly count: CountField | null;
   readonly queueSize: number;
-  readonly poolSize: number;
+  /**
+   * Bytes of pool for a device with so many queue entries in all. A pool that is full costs time
+   * only: requests wait. But each byte is the machine's memory from the start.
+   */
+  poolSize(entries: number, features: bigint): number;
+  /**
+   * Changes what config space says of sizes, so that a request has no more than that many bytes;
+   * returns features to offer besides. Null: the driver's largest request fits in any case.
+   */
+  readonly limitRequests: ((config: Uint8Array, features: bigint, bytes: number) => bigint) | null;
   /**
    * Features of the type that are not offered here, of those that a back end offers: they need a
    * front end of their own, or the driver would wait for the device in the kernel.
@@ -73,6 +92,9 @@ const BLK_MQ = bits(12);
 const BLK_SECURE_ERASE = bits(16);
 const BLK_ZONED = bits(17);
 const NET_MAC = bits(5);
+/** Packets of 64 KiB may come: GUEST_TSO4, TSO6, ECN, UFO, USO4, USO6. */
+const NET_GUEST_GSO = bits(7, 8, 9, 10, 54, 55);
+const NET_MRG_RXBUF = bits(15);
 const CONSOLE_MULTIPORT = bits(1);
 const SOUND_CTLS = bits(0);
 
@@ -103,6 +125,22 @@ function fsSubstitute(name: string): { config: Uint8Array; features: bigint } {
   return { config, features: 0n };
 }
 
+/** A frame for each request, and room for those that are larger. */
+const withFrames = (entries: number, data: number): number =>
+  Math.min(entries * FRAME_SIZE + data, POOL_SIZE_MAX);
+
+const diskPool = (entries: number): number => withFrames(entries, DISK_DATA);
+
+/**
+ * Buffers for receiving keep their places until packets come. There must be room beside all of
+ * them, or nothing is sent any more.
+ */
+function netPool(entries: number, features: bigint): number {
+  const hasBigPackets = (features & NET_GUEST_GSO) !== 0n && (features & NET_MRG_RXBUF) === 0n;
+  const received = hasBigPackets ? (entries / 2) * BIG_PACKET_SIZE : 0;
+  return withFrames(entries, NET_DATA) + received;
+}
+
 const isFirst = (index: number): boolean => index === 0;
 const isSecond = (index: number): boolean => index === 1;
 const isEven = (index: number): boolean => index % 2 === 0;
@@ -124,8 +162,9 @@ function isConsoleOutput(index: number, features: bigint): boolean {
   return index === (isMultiport ? 3 : 1);
 }
 
-type Traits = Partial<Omit<DeviceType, 'name' | 'deviceId' | 'configSize'>> & {
+type Traits = Partial<Omit<DeviceType, 'name' | 'deviceId' | 'configSize' | 'poolSize'>> & {
   readonly id: number;
+  readonly poolSize?: number | DeviceType['poolSize'];
   readonly config: number | ((features: bigint) => number);
 };
 
@@ -135,7 +174,8 @@ const ID = { ...VIRTIO_ID, rtc: 17, scmi: 32 };
 const TRAITS: Readonly<Record<string, Traits>> = {
   net: {
     ...{ id: ID.net, config: 24, queues: 2, queueSize: 256 },
-    ...{ refused: () => NET_REFUSED, substitute: netSubstitute, isInbound: isEven },
+    ...{ refused: () => NET_REFUSED, substitute: netSubstitute },
+    ...{ isInbound: isEven, poolSize: netPool },
   },
   blk: {
     id: ID.blk,
@@ -143,7 +183,8 @@ const TRAITS: Readonly<Record<string, Traits>> = {
       if ((features & BLK_ZONED) !== 0n) return 96;
       return (features & BLK_SECURE_ERASE) !== 0n ? 72 : 60;
     },
-    ...{ queueSize: 256, poolSize: 64 * MIB, fillsSectors: true, callUs: 200 },
+    ...{ queueSize: 256, poolSize: diskPool, limitRequests: limitBlk },
+    ...{ fillsSectors: true, callUs: 200 },
     count: { offset: 34, size: 2, queuesEach: 1, queuesMore: 0, feature: BLK_MQ },
     writable: [{ offset: 32, size: 1, feature: BLK_CONFIG_WCE }],
   },
@@ -155,7 +196,8 @@ const TRAITS: Readonly<Record<string, Traits>> = {
   },
   rng: { id: ID.rng, config: 0, poolSize: MIB },
   scsi: {
-    ...{ id: ID.scsi, config: 36, queueSize: 128, poolSize: 64 * MIB, isInbound: isSecond },
+    ...{ id: ID.scsi, config: 36, queueSize: 128, isInbound: isSecond },
+    ...{ poolSize: diskPool, limitRequests: limitScsi },
     count: { offset: 0, size: 4, queuesEach: 1, queuesMore: 2, feature: 0n },
   },
   rtc: { id: ID.rtc, config: 0, poolSize: MIB, isInbound: isSecond },
@@ -191,12 +233,13 @@ const TRAITS: Readonly<Record<string, Traits>> = {
   },
 };
 
-function complete(name: string, { id, config, ...traits }: Traits): DeviceType {
+function complete(name: string, { id, config, poolSize, ...traits }: Traits): DeviceType {
   return {
     name,
     deviceId: id,
     configSize: typeof config === 'number' ? () => config : config,
-    ...{ queues: 1, count: null, queueSize: QUEUE_SIZE, poolSize: POOL_SIZE },
+    poolSize: typeof poolSize === 'function' ? poolSize : () => poolSize ?? POOL_SIZE,
+    ...{ queues: 1, count: null, queueSize: QUEUE_SIZE, limitRequests: null },
     ...{ refused: () => 0n, substitute: null, writable: [] },
     ...{ isConfigWindow: false, fillsSectors: false, callUs: 0 },
     ...{ isInbound: () => false, isEarly: () => false },

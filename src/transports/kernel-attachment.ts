@@ -92,7 +92,7 @@ class KernelAttachment implements Attachment, PortHandler {
   async open(transport: KernelTransport): Promise<void> {
     this.relay = await this.connect();
     try {
-      const spec = await planDevice(this.relay, this.type, this.options);
+      const spec = await planDevice(this.relay, this.type, this.options, transport);
       this.port = await transport.open(spec);
       if (this.port.isTakenOver) this.takeOver(spec);
     } catch (error) {

@@ -6,7 +6,7 @@
 import type { Relay } from '../vhost-user/index.js';
 import type { AttachOptions } from './attachment.js';
 import { type DeviceType, planQueues } from './device-types.js';
-import { readBackEndConfig } from './kernel-plan.js';
+import { limitRequests, readBackEndConfig } from './kernel-plan.js';
 import type { KernelPort } from './kernel-port.js';
 
 /** A range of bytes in which two config spaces differ. */
@@ -73,8 +73,9 @@ export class ConfigMirror {
   async fromBackEnd(): Promise<void> {
     const { relay, port, type } = this;
     const config = await readBackEndConfig(relay, type, this.options.name);
-    const { queueSizes, features } = port.identity;
+    const { queueSizes, features, poolSize } = port.identity;
     planQueues(type, features, config, queueSizes.length);
+    limitRequests(type, config, features & relay.offered, poolSize);
     const changes = differences(this.known, config);
     const [first, last] = [changes[0], changes.at(-1)];
     if (first === undefined || last === undefined) return;

@@ -6,7 +6,8 @@ import { VIRTIO_FEATURE } from '../vhost-user/index.js';
 import { F } from '../virtio/index.js';
 import type { AttachOptions } from './attachment.js';
 import { DEVICE_TYPES, type DeviceType, planQueues } from './device-types.js';
-import type { PortIdentity, PortSpec } from './kernel-port.js';
+import type { KernelTransport, PortIdentity, PortSpec } from './kernel-port.js';
+import { requestMax } from './request-limits.js';
 
 /** Most queues of a device: what the kernel's interface has room for. */
 const QUEUES_MAX = 64;
@@ -14,6 +15,8 @@ const QUEUES_MAX = 64;
 export const TAKEOVER_MS = 30_000;
 /** How long a driver's reset waits for the back end to stop, in ms. */
 const STOP_MS = 10_000;
+/** Sizes of pools are multiples of it. */
+const POOL_STEP = 65536;
 
 /**
  * Features that are not passed on. Those of vhost-user mean nothing to a driver; what a port serves
@@ -74,8 +77,10 @@ export async function planDevice(
   relay: Relay,
   type: DeviceType,
   options: AttachOptions,
+  transport: KernelTransport,
 ): Promise<PortSpec> {
   const { name, log, kernel = {} } = options;
+  const { memory = 'bounce' } = kernel;
   const features = offeredFeatures(relay, type, options);
   const config = await readBackEndConfig(relay, type, name);
   // More queues than processors serve nobody: a driver takes one for each at most.
@@ -89,24 +94,38 @@ export async function planDevice(
   }
   const queueSize = kernel.queueSize ?? type.queueSize;
   const indexes = Array.from({ length: count }, (_, index) => index);
+  const planned = transport.poolSize ?? type.poolSize(count * queueSize, features);
+  const poolSize = kernel.poolSize ?? Math.ceil(planned / POOL_STEP) * POOL_STEP;
+  const limits = limitRequests(type, config, features, memory === 'direct' ? null : poolSize);
   return {
     name,
     type: type.name,
     deviceId: type.deviceId,
-    features,
+    features: features | limits,
     queueSizes: new Array<number>(count).fill(queueSize),
     config,
     isConfigWindow: type.isConfigWindow,
-    memory: kernel.memory ?? 'bounce',
+    memory,
     inbound: indexes.filter((index) => type.isInbound(index)),
     fillsSectors: type.fillsSectors,
     early: indexes.filter((index) => type.isEarly(index, features)),
-    poolSize: kernel.poolSize ?? type.poolSize,
+    poolSize,
     takeoverMs: kernel.takeoverMs ?? TAKEOVER_MS,
     stopMs: kernel.stopMs ?? STOP_MS,
     callUs: type.callUs,
     log,
   };
+}
+
+/** Has config space promise no request for which the pool has no room; returns features besides. */
+export function limitRequests(
+  type: DeviceType,
+  config: Uint8Array,
+  features: bigint,
+  poolSize: number | null,
+): bigint {
+  if (poolSize === null) return 0n;
+  return type.limitRequests?.(config, features, requestMax(poolSize)) ?? 0n;
 }
 
 /** Ports of a console are no parallel queues: of those the device decides. */

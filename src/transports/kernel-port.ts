@@ -60,6 +60,8 @@ export interface PortIdentity {
   readonly features: bigint;
   readonly queueSizes: readonly number[];
   readonly configSize: number;
+  /** Bytes of the pool; null where nothing is copied through one. */
+  readonly poolSize: number | null;
 }
 
 /** A queue that the driver has set up and that may be served. */
@@ -160,6 +162,8 @@ export interface KernelPort {
 /** A way to the kernel. */
 export interface KernelTransport {
   readonly name: TransportName;
+  /** Bytes of pool, where the type of a device need not be asked: unused room costs nothing. */
+  readonly poolSize?: number;
   /**
    * Makes the device, or takes over the one of that name whose adapter has died.
    * @throws VloError VLO_TRANSPORT_UNAVAILABLE when the kernel has no such thing, or not for this

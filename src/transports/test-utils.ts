@@ -173,9 +173,9 @@ export class FakePort implements KernelPort {
   constructor(kernel: FakeKernel, isTakenOver: boolean) {
     this.kernel = kernel;
     this.isTakenOver = isTakenOver;
-    const { deviceId, features, queueSizes, config } = kernel.spec!;
-    const { identity } = kernel;
-    this.identity = { deviceId, features, queueSizes, configSize: config.length, ...identity };
+    const { deviceId, features, queueSizes, config, poolSize } = kernel.spec!;
+    const configSize = config.length;
+    this.identity = { deviceId, features, queueSizes, configSize, poolSize, ...kernel.identity };
   }
 
   listen(handler: PortHandler): void {

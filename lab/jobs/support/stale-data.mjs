@@ -48,9 +48,9 @@ export async function readAsNobody(path, size, secret) {
   return result;
 }
 
-/** The buffer behind what was read is as it was. */
-export function mustBeUntouched({ changed, hasSecret }, size) {
-  if (changed === 0) return;
+/** The buffer behind what was read is as it was, or zero; says how much of it is zero. */
+export function mustHoldNothing({ foreign, zeros, hasSecret }, size) {
+  if (foreign === 0) return zeros;
   const whose = hasSecret ? 'among them the text of a file that only root may read' : '';
-  throw new Error(`${changed} of ${size} bytes behind the end were changed ${whose}`.trim());
+  throw new Error(`${foreign} of ${size} bytes behind the end are foreign ${whose}`.trim());
 }

@@ -1,7 +1,7 @@
 /**
  * Reads the beginning of a file with O_DIRECT into a buffer that is filled with a pattern, and says
  * what became of the buffer, as JSON: bytes or error of the read; how many bytes behind its end are
- * other than before; whether a secret is among them.
+ * zero, and how many neither that nor as before; whether a secret is among them.
  *
  *   node stale-reader.mjs FILE SIZE SECRET
  *
@@ -31,7 +31,8 @@ const rest = buffer.subarray(length);
 const result = {
   ...{ uid: process.getuid(), length, error },
   text: buffer.toString('latin1', 0, Math.min(length, 16)),
-  changed: rest.filter((byte) => byte !== PATTERN).length,
+  zeros: rest.filter((byte) => byte === 0).length,
+  foreign: rest.filter((byte) => byte !== 0 && byte !== PATTERN).length,
   hasSecret: rest.includes(secret),
 };
 process.stdout.write(`${JSON.stringify(result)}\n`);

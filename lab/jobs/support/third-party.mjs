@@ -89,11 +89,15 @@ export class ThirdParty {
     this.program = null;
   }
 
-  /** Kills the back end and starts it again; the adapter has found the successor afterwards. */
-  async replace(awayMs = AWAY_MS) {
+  /**
+   * Kills the back end and starts it again; the adapter has found the successor afterwards.
+   * @param {() => unknown} [meanwhile] done while there is none
+   */
+  async replace(meanwhile) {
     const before = count(this.adapter.stderr, 'reconnected');
     await this.kill();
-    await sleep(awayMs * PATIENCE);
+    await meanwhile?.();
+    await sleep(AWAY_MS * PATIENCE);
     await this.start();
     const isBack = () =>
       count(this.adapter.stderr, 'reconnected') > before || this.adapter.status !== null;

@@ -22,6 +22,8 @@ const FORWARDED_PORT = 8080;
 const FILE_BYTES = 2 ** 20;
 const LISTEN_MS = 10_000;
 const TRANSFER_MS = 40_000;
+/** A line of /proc/net/tcp: an established connection to a port of iperf3's. */
+const ESTABLISHED = /:1451 01 /;
 
 /** Configures the interface as a DHCP server says. */
 const DHCP_SCRIPT = `#!/bin/sh
@@ -142,12 +144,18 @@ async function rate(seconds) {
   return `${rates.out} Mbit/s out, ${rates.in} Mbit/s in`;
 }
 
+async function isTransferring() {
+  const { stdout } = await run(within('inside', ['cat', '/proc/net/tcp']));
+  return stdout.split('\n').filter((line) => ESTABLISHED.test(line)).length > 1;
+}
+
 /** Connections are the dead passt's, and end; new ones and all else work with its successor. */
 async function killed(network, rounds) {
   for (let round = 0; round < rounds; round += 1) {
     const client = ['timeout', '20', 'iperf3', '-c', HOST, '-t', '4'];
     const transfer = start(within('inside', client));
-    await sleep(1000);
+    await waitFor(isTransferring, 'connection of iperf3', LISTEN_MS);
+    await sleep(500);
     await network.replace();
     await ping();
     await fetchFile(network);

@@ -210,6 +210,7 @@ class LoopbackPort implements KernelPort {
       features: featureWord(info.features) & ~OWN_FEATURES,
       queueSizes: queueSizes(info.queueSizes, info.queueCount),
       configSize: info.configSize,
+      poolSize: this.isDirect ? null : info.poolSize,
     };
     try {
       for (let index = 0; index < info.queueCount; index += 1) this.openQueue(index);

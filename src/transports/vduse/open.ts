@@ -38,7 +38,10 @@ const REFUSED: Readonly<Record<string, bigint>> = {
   net: (1n << 17n) | (1n << 18n) | (1n << 19n) | (1n << 20n) | (1n << 21n) | (1n << 22n),
 };
 
-export const VDUSE: KernelTransport = { name: 'vduse', open: openVduse };
+/** VDUSE takes a page for its pool when the first buffer needs it. */
+const POOL_SIZE = 64 * 2 ** 20;
+
+export const VDUSE: KernelTransport = { name: 'vduse', poolSize: POOL_SIZE, open: openVduse };
 
 /** See {@link KernelTransport.open}. */
 async function openVduse(spec: PortSpec): Promise<KernelPort> {

@@ -95,9 +95,10 @@ export class VdusePort implements KernelPort {
     this.parts = parts;
     this.isTakenOver = adding === null;
     const { deviceId, features, queueSizes, config } = record.facts;
-    this.identity = { deviceId, features, queueSizes, configSize: config.length };
+    const poolSize = readPoolSize(name);
+    this.identity = { deviceId, features, queueSizes, configSize: config.length, poolSize };
     this.config = config;
-    this.table = new MemoryTable(readPoolSize(name));
+    this.table = new MemoryTable(poolSize);
     const mapping = record.mapRequests(followingSize(queueSizes));
     this.following = new Following(mapping, queueSizes);
     const follow = (index: number): void => this.following.follow(index);
