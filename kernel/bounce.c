@@ -20,8 +20,8 @@
  *   it zeros and a shorter length, and behind the claimed length its memory stays as it is.
  *
  * With VLO_Q_SECTORS the device writes whole blocks or nothing of them. Then a mark tells all, and
- * buffers are not cleared: only a device that writes a block's end and leaves holes before it passes
- * old bytes on, and it could as well have written them.
+ * buffers are not cleared: only a device that writes a block's end and leaves holes before it
+ * passes old bytes on, and it could as well have written them.
  *
  * Marks come from a keyed hash, which an application cannot guess. A write that ends inside of a
  * mark leaves the rest of the mark behind it, not another request's data.
@@ -264,6 +264,7 @@ static void vlo_send(struct vlo_vq *queue, u16 head, struct vlo_emit *emit)
 
 	request->count = emit->count;
 	atomic_inc(&queue->sent);
+	/* Who finds the state finds all that was set before it. */
 	smp_store_release(&request->state, VLO_SENT);
 	vlo_ring_end(emit, head);
 }

@@ -9,6 +9,12 @@
 #include <linux/uaccess.h>
 #include "vlo.h"
 
+static struct vlo_device *vlo_device_of(struct vlo_handle *handle)
+{
+	/* With all that was set before the handle got it. */
+	return smp_load_acquire(&handle->device);
+}
+
 static int vlo_ioctl_create(struct vlo_handle *handle, void __user *argument)
 {
 	struct vlo_create *create = memdup_user(argument, sizeof(*create));
@@ -269,7 +275,7 @@ static long vlo_ioctl(struct file *file, unsigned int command, unsigned long val
 		return vlo_ioctl_create(handle, argument);
 	if (command == VLO_ATTACH)
 		return vlo_ioctl_attach(handle, argument);
-	device = smp_load_acquire(&handle->device);
+	device = vlo_device_of(handle);
 	if (!device)
 		return -EUNATCH;
 	if (READ_ONCE(device->gone))
@@ -302,7 +308,7 @@ static long vlo_ioctl(struct file *file, unsigned int command, unsigned long val
 static ssize_t vlo_read(struct file *file, char __user *buffer, size_t count, loff_t *position)
 {
 	struct vlo_handle *handle = file->private_data;
-	struct vlo_device *device = smp_load_acquire(&handle->device);
+	struct vlo_device *device = vlo_device_of(handle);
 	struct vlo_event event = {};
 	unsigned long flags;
 
@@ -338,7 +344,7 @@ static ssize_t vlo_read(struct file *file, char __user *buffer, size_t count, lo
 static __poll_t vlo_poll(struct file *file, poll_table *table)
 {
 	struct vlo_handle *handle = file->private_data;
-	struct vlo_device *device = smp_load_acquire(&handle->device);
+	struct vlo_device *device = vlo_device_of(handle);
 
 	if (!device)
 		return EPOLLERR;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What differs between the kernels that the module is built for: 5.10 to 7.3. No other file asks for
- * the version. Each entry names the version that changed the interface.
+ * What differs between the kernels that the module is built for: 5.10 to 7.3. No other file asks
+ * for the version. Each entry names the version that changed the interface.
  */
 #ifndef VLO_COMPAT_H
 #define VLO_COMPAT_H
@@ -26,14 +26,14 @@
 #include <linux/virtio_config.h>
 #include <linux/wait.h>
 
-/* 5.11: wait-queue entries with priority. Without it a reader may take the count first: harmless. */
+/* 5.11: wait-queue entries with priority. Without it a reader may take the count first. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(5, 11, 0)
 #define add_wait_queue_priority(head, entry)	add_wait_queue(head, entry)
 #endif
 
 /*
- * 5.16: modules can ask whether they run inside of another eventfd's wake-up, where no eventfd can be
- * signalled. Before, that is possible wherever interrupts were off: @flags has what they were.
+ * 5.16: modules can ask whether they run inside of another eventfd's wake-up, where no eventfd can
+ * be signalled. Before, that is possible wherever interrupts were off: @flags has what they were.
  */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(5, 16, 0)
 #define vlo_can_signal(flags)	(!irqs_disabled_flags(flags))

@@ -9,6 +9,7 @@
 #include <linux/user_namespace.h>
 #include "vlo.h"
 
+/* The list of devices; see the top of vlo.h. */
 DEFINE_MUTEX(vlo_list_lock);
 LIST_HEAD(vlo_list);
 static DEFINE_IDA(vlo_ids);

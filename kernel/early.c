@@ -6,7 +6,7 @@
  * device has taken what it sent. A process cannot be relied on for that: it may need the very
  * processor. So a request is copied and completed at once, and goes to the back end afterwards:
  *
- *   driver ── copy, complete ──> slots (kernel memory) ──> device's ring ──> back end
+ *   driver -- copy, complete --> slots (kernel memory) --> device's ring --> back end
  *
  * There are as many slots as the ring has entries, in the order of the driver. While no back end is
  * there they hold what it will get. When all are full the module waits for the back end to take
@@ -72,6 +72,7 @@ static bool vlo_early_has_room(const struct vlo_vq *queue)
 	u32 tail, waited;
 
 	for (waited = 0;; waited++) {
+		/* A slot that is free is no longer read from. */
 		tail = smp_load_acquire(&early->tail);
 		if (early->head - tail < queue->size)
 			return true;

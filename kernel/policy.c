@@ -66,7 +66,7 @@ static bool vlo_is_chosen(u32 id)
 	return !vlo_types_chosen_count;
 }
 
-/* Returns -ENOTSUPP-like errors that tell the two apart: EAFNOSUPPORT (type), EPERM (capability). */
+/* Returns -EAFNOSUPPORT for a type that cannot be had at all, -EPERM without its capability. */
 static int vlo_may_have_type(u32 id)
 {
 	unsigned int i;

@@ -2,10 +2,10 @@
 /*
  * Requests, from the driver's ring to the device's and back.
  *
- *                 IDLE ──> PREPARED ──> SENT ──> IDLE
- *                   │  vlo_pump()         │ vlo_reap()
- *                   │                     └─ the session ends: PREPARED, to be placed again
- *                   └─ no back end will come: fails, IDLE
+ *   IDLE --> PREPARED --> SENT --> IDLE
+ *     |  vlo_pump()         |  vlo_reap()
+ *     |                     '-- the session ends: PREPARED, to be placed again
+ *     '-- no back end will come: fails, IDLE
  *
  * vlo_pump() runs in the driver's notification, vlo_reap() in the back end's call, each with a
  * spinlock and interrupts off. Where there is much to copy they hand the queue's half over to a
@@ -85,6 +85,7 @@ static bool vlo_next_head(struct vlo_vq *queue, u16 *head)
 		*head = queue->replay[queue->replay_at];
 		return true;
 	}
+	/* Entries and descriptors are there when the index says so. */
 	if (vlo_get16(smp_load_acquire(&avail->idx)) == queue->avail_next)
 		return false;
 	*head = vlo_mask(queue, vlo_get16(avail->ring[vlo_mask(queue, queue->avail_next)]));
@@ -118,7 +119,7 @@ static int vlo_place_or_wait(struct vlo_vq *queue, u16 head, const struct vlo_sh
 		return error;
 	/* Pages that are given back after this look at the bit; those from before are found now. */
 	set_bit(VLO_STARVED, &queue->bits);
-	smp_mb__after_atomic();
+	smp_mb__after_atomic();	/* the bit before we look again */
 	error = vlo_place(queue, head, shape);
 	queue->counters.starved += error == -ENOSPC;
 	return error;
@@ -312,6 +313,7 @@ static bool vlo_next_used(struct vlo_vq *queue, u16 *head, u32 *used)
 	if (!queue->ring.is_active ||
 	    !vlo_ring_peek(&queue->ring, atomic_read(&queue->sent), &id, used))
 		return false;
+	/* A request that was sent has all that vlo_send() set before. */
 	if (id >= queue->size || smp_load_acquire(&queue->requests[id].state) != VLO_SENT) {
 		vlo_break(queue, id);
 		return false;
@@ -511,8 +513,8 @@ static int vlo_by_serial(const void *a, const void *b, const void *context)
 }
 
 /*
- * vlo_queue_replay() - what was taken from the driver and not completed is to be placed again, in the
- * order of the driver. The queue is paused, and has been harvested. Returns how much that is.
+ * vlo_queue_replay() - what was taken from the driver and not completed is to be placed again, in
+ * the order of the driver. The queue is paused, and has been harvested. Returns how much that is.
  */
 u32 vlo_queue_replay(struct vlo_vq *queue)
 {

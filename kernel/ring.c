@@ -127,7 +127,7 @@ void vlo_ring_put_packed(struct vlo_emit *emit, u64 address, u32 size, u16 flags
 	emit->count++;
 }
 
-/* vlo_ring_end() - the request is complete. In a packed ring the back end can see it from here on. */
+/* vlo_ring_end() - the request is complete. In a packed ring the back end can see it then. */
 void vlo_ring_end(struct vlo_emit *emit, u16 head)
 {
 	struct vlo_ring *ring = emit->ring;
@@ -142,6 +142,7 @@ void vlo_ring_end(struct vlo_emit *emit, u16 head)
 	/* The id is that of the last descriptor. */
 	vlo_packed_step(&last, &wrap, ring->size, emit->count - 1);
 	ring->slots[last].id = cpu_to_le16(head);
+	/* The flags of the first make all of them the back end's. */
 	smp_store_release(&ring->slots[emit->first].flags, emit->first_flags);
 	vlo_packed_step(&ring->avail_next, &ring->avail_wrap, ring->size, emit->count);
 }
@@ -149,8 +150,10 @@ void vlo_ring_end(struct vlo_emit *emit, u16 head)
 /* vlo_ring_publish() - the back end can see all requests so far. */
 void vlo_ring_publish(struct vlo_ring *ring)
 {
-	if (!ring->is_packed)
-		smp_store_release(&ring->avail->idx, vlo_put16(ring->avail_next));
+	if (ring->is_packed)
+		return;
+	/* Entries and descriptors before the index. */
+	smp_store_release(&ring->avail->idx, vlo_put16(ring->avail_next));
 }
 
 static bool vlo_packed_wants_kick(struct vlo_ring *ring, u16 old)
@@ -191,6 +194,7 @@ bool vlo_ring_wants_kick(struct vlo_ring *ring)
 
 static bool vlo_packed_is_used(struct vlo_ring *ring)
 {
+	/* Id and length, and the buffers, are there when the flags say so. */
 	u16 flags = le16_to_cpu(smp_load_acquire(&ring->slots[ring->used_next].flags));
 
 	return !!(flags & VLO_AVAIL_FLAG) == ring->used_wrap &&
@@ -215,6 +219,7 @@ bool vlo_ring_peek(struct vlo_ring *ring, u32 sent, u32 *id, u32 *used)
 		*used = le32_to_cpu(READ_ONCE(ring->slots[ring->used_next].len));
 		return true;
 	}
+	/* Entries, and the buffers, are there when the index says so. */
 	count = vlo_get16(smp_load_acquire(&ring->used->idx)) - ring->used_next;
 	if (!count)
 		return false;
@@ -255,6 +260,7 @@ bool vlo_ring_arm(struct vlo_ring *ring, u16 ahead)
 		WRITE_ONCE(ring->avail->ring[ring->size], vlo_put16(ring->used_next + ahead));
 	else
 		ahead = 0;
+	/* The wish is visible before we look again. */
 	smp_mb();
 	return (u16)(vlo_get16(READ_ONCE(ring->used->idx)) - ring->used_next) > ahead;
 }

@@ -8,7 +8,7 @@
  * was left behind can go on writing into it, and reaches nothing. With VLO_F_DIRECT the session has
  * the host's RAM besides, and that is taken back when the session ends.
  *
- *   | ring of queue 0 | ring of queue 1 | … | frames of queue 0 | … | pages for larger requests |
+ *   | ring of queue 0 | ring of queue 1 | ... | frames of queue 0 | ... | pages for others |
  */
 #include <linux/bitmap.h>
 #include <linux/pagemap.h>
@@ -216,8 +216,8 @@ static void vlo_resume_all(struct vlo_device *device)
 /*
  * vlo_session_start() - ends the present session and begins one with new memory.
  *
- * What the last back end completed is taken from its rings first. What it did not complete is placed
- * again, in the order in which the driver placed it, or fails if the adapter wants that.
+ * What the last back end completed is taken from its rings first. What it did not complete is
+ * placed again, in the order in which the driver placed it, or fails if the adapter wants that.
  *
  * Returns -ENODATA when the driver has no queue ready, -EPROTONOSUPPORT when the driver relies on a
  * feature of rings that the back end lacks, -ENOSPC when the pool is too small for the rings,

@@ -53,9 +53,9 @@ static bool vlo_post_and_wait(struct vlo_device *device, u32 events, unsigned lo
 }
 
 /*
- * The driver takes a ring away and goes on when the back end has stopped, or after a while. One that
- * has not stopped can do no harm: its memory is its own, and what it has of the driver's is taken
- * back when the session ends.
+ * The driver takes a ring away and goes on when the back end has stopped, or after a while. One
+ * that has not stopped can do no harm: its memory is its own, and what it has of the driver's is
+ * taken back when the session ends.
  */
 static void vlo_stop_back_end(struct vlo_device *device, u32 events)
 {

@@ -47,7 +47,7 @@
  * as it has copied it; one that finds no room is dropped, and counted.
  */
 #define VLO_Q_EARLY		0x02
-/* The device fills buffers by whole sectors of 512 bytes: a block device. It saves clearing them. */
+/* The device fills buffers by whole sectors of 512 bytes. It saves clearing them. */
 #define VLO_Q_SECTORS		0x04
 
 struct vlo_create {
@@ -119,7 +119,7 @@ struct vlo_event {
 struct vlo_session {
 	__u32 flags;		/* in: VLO_S_* */
 	__u32 number;		/* out: counts from 1 */
-	__u64 ring_features;	/* in: EVENT_IDX, INDIRECT_DESC, RING_PACKED, as the back end has them */
+	__u64 ring_features;	/* in: of the back end: EVENT_IDX, INDIRECT_DESC, RING_PACKED */
 	__u32 replayed;		/* out: requests that were placed again */
 	__u32 failed;		/* out: requests that failed */
 };
@@ -168,7 +168,7 @@ struct vlo_config {
 #define VLO_SET_CONFIG		_IOW('v', 0xC8, struct vlo_config)
 /* The back end no longer uses the rings as they were at the event of this sequence number. */
 #define VLO_ACK			_IOW('v', 0xC9, __u32)
-/* Begins a session: new memory, new rings. The last one ends; its back end is not heard any more. */
+/* Begins a session: new memory, new rings. The last one ends; its back end is heard no more. */
 #define VLO_START		_IOWR('v', 0xCA, struct vlo_session)
 /* Removes the device while its back end still serves; VLO_EVENT_GONE follows. */
 #define VLO_REMOVE		_IO('v', 0xCB)

@@ -7,22 +7,22 @@
  * ring lies in memory that the back end maps. The module copies requests from the one to the other,
  * with their buffers, and completions back:
  *
- *   driver ─ driver's ring ─ vlo_pump() ──> device's ring ─ kick (eventfd) ──> back end
- *   driver <─ driver's ring ─ vlo_reap() <── device's ring <─ call (eventfd) ── back end
+ *   driver --- driver's ring --- vlo_pump() --> device's ring --- kick (eventfd) --> back end
+ *   driver <-- driver's ring --- vlo_reap() <-- device's ring <-- call (eventfd) --- back end
  *
  * So the kernel alone knows which requests are outstanding. It believes nothing that a back end
  * writes: of the shared memory it reads used entries and event fields, each once, and checks them.
  *
- * A session is the time of one back end, with memory of its own. When it ends, its memory belongs to
- * the old back end alone, and requests that are outstanding are placed in the next one's rings.
+ * A session is the time of one back end, with memory of its own. When it ends, its memory belongs
+ * to the old back end alone, and outstanding requests are placed in the next one's rings.
  *
  * Life of a device, and who holds a reference to it:
  *
  *   VLO_CREATE --> registered <--> orphan (no adapter; for takeover_ms) --> dead --> removed
  *                      '-- VLO_REMOVE --> removed
  *
- * "Dead" is final: all outstanding requests fail, and so does each new one, until the driver has let
- * go. References: the open file, the virtio device (until its release), and the list of devices
+ * "Dead" is final: all outstanding requests fail, and so does each new one, until the driver has
+ * let go. References: the open file, the virtio device (until its release), and the list of devices
  * (until the removal has ended).
  *
  * Locks, outermost first:
@@ -129,7 +129,7 @@ enum vlo_state {
 	VLO_SENT,			/* in the device's ring */
 };
 
-#define VLO_IN_PARTS	2		/* buffers to write into that are remembered until the end */
+#define VLO_IN_PARTS	2	/* buffers to write into that are remembered until the end */
 
 struct vlo_in {
 	void *origin;			/* the driver's buffer */
@@ -146,7 +146,7 @@ struct vlo_request {
 	u32 in_count;			/* buffers that it may write into */
 	struct vlo_in in[VLO_IN_PARTS];
 	u16 count;			/* descriptors in the device's ring */
-	u8 state;			/* enum vlo_state; reader and writer of the ring hand it over */
+	u8 state;			/* enum vlo_state; the two halves hand it over */
 };
 
 struct vlo_call {
@@ -380,7 +380,7 @@ static inline void vlo_ring_put(struct vlo_emit *emit, u16 index, u16 next, u64 
 }
 
 /* bounce.c: buffers */
-#define VLO_PARTS	4		/* buffers that are remembered between two looks at a chain */
+#define VLO_PARTS	4	/* buffers that are remembered between two looks at a chain */
 
 struct vlo_part {
 	void *origin;			/* the driver's buffer */
