@@ -12,13 +12,16 @@ import {
   probeDevice,
   yes,
 } from './doctor-commands.js';
-import { findProgram, type Machine, moduleState } from './doctor-machine.js';
+import { findProgram, isAtLeast, type Machine, moduleState } from './doctor-machine.js';
 
 const LOOPBACK = '/dev/virtio-loopback';
 const VDUSE = '/dev/vduse/control';
 
 /** The folder with the module's source, as it was installed with this program. */
 const SOURCE = join(dirname(dirname(dirname(fileURLToPath(import.meta.url)))), 'kernel');
+
+/** The oldest kernel that the module is for. */
+const KERNEL_MIN = [5, 10] as const;
 
 /** Builds the module for the running kernel, and loads it. */
 function buildCommand(machine: Machine, unload: boolean): string {
@@ -37,7 +40,21 @@ function probeLoopback(machine: Machine): Finding {
     return no(`${LOOPBACK} is not there (ENOENT)`, loadCommand(machine, 'virtio_loopback'));
   }
   const why = `${LOOPBACK} is not there (ENOENT), and the module is not installed`;
-  return no(why, buildCommand(machine, false));
+  return buildProblem(machine) ?? no(why, buildCommand(machine, false));
+}
+
+/** Why the module cannot be built here, and what helps; null when it can. */
+function buildProblem(machine: Machine): Finding | null {
+  const { kernelRelease } = machine;
+  if (!isAtLeast(kernelRelease, ...KERNEL_MIN)) {
+    return no(`the module needs Linux ${KERNEL_MIN.join('.')}; this is ${kernelRelease}`);
+  }
+  if (machine.exists(`/lib/modules/${kernelRelease}/build`)) return null;
+  const headers = `linux-headers-${kernelRelease}`;
+  return no(
+    `${LOOPBACK} is not there (ENOENT), and the headers to build the module are not installed`,
+    installCommand(machine, headers, { apt: `${headers} build-essential` }),
+  );
 }
 
 /** The first number of the module's version is that of its interface. */

@@ -28,7 +28,7 @@ function fakeMachine(changes: Fake = {}): Machine {
     '/proc/filesystems': 'nodev\tproc\nnodev\tfuse\nnodev\tfusectl\n',
     '/sys/module/fuse/parameters/enable_uring': 'Y\n',
     [MODULES]: 'kernel/fs/fuse/fuse.ko.xz:\nkernel/drivers/block/loop.ko:\n',
-    '/sys/module/virtio_loopback/version': '1.0\n',
+    '/sys/module/virtio_loopback/version': '2.0\n',
     ...files,
   };
   return {
@@ -341,17 +341,32 @@ describe('the kernel transports', () => {
     expect(installed).toMatchObject({ state: 'no', command: 'sudo modprobe virtio_loopback' });
   });
 
+  test('our module cannot be built here', async () => {
+    const old = await resultOn(fakeMachine({ openErrors, kernelRelease: '5.4.0' }), 'loopback');
+    expect(old).toMatchObject({
+      state: 'no',
+      detail: 'the module needs Linux 5.10; this is 5.4.0',
+      command: null,
+    });
+    const build = `/lib/modules/${RELEASE}/build`;
+    const bare = fakeMachine({ openErrors: { ...openErrors, [build]: 'ENOENT' } });
+    const found = await resultOn(bare, 'loopback');
+    expect(found).toMatchObject({ state: 'no' });
+    expect(found.detail).toContain('headers to build the module are not installed');
+    expect(found.command).toContain(`linux-headers-${RELEASE}`);
+  });
+
   test('our module is there, of this version or another', async () => {
     const withVersion = (version: string): Machine =>
       fakeMachine({ files: { '/sys/module/virtio_loopback/version': `${version}\n` } });
-    expect(await resultOn(withVersion('1.3'), 'loopback')).toMatchObject({
+    expect(await resultOn(withVersion('2.3'), 'loopback')).toMatchObject({
       state: 'yes',
-      detail: '/dev/virtio-loopback, module 1.3',
+      detail: '/dev/virtio-loopback, module 2.3',
       command: null,
     });
-    const other = await resultOn(withVersion('2.0'), 'loopback');
+    const other = await resultOn(withVersion('3.0'), 'loopback');
     expect(other.state).toBe('no');
-    expect(other.detail).toContain('2.0');
+    expect(other.detail).toContain('3.0');
     expect(other.command).toContain('rmmod virtio_loopback');
   });
 
