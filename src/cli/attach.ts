@@ -31,6 +31,7 @@ export interface AttachCommandOptions {
   readonly packed?: boolean;
   readonly queueSize?: string;
   readonly takeover?: string;
+  readonly stop?: string;
 }
 
 /** A whole number in a range. */
@@ -45,7 +46,7 @@ function wholeNumber(flag: string, text: string, min: number, max: number): numb
 
 /** What goes to a kernel transport. */
 function kernelOptions(options: AttachCommandOptions): KernelOptions {
-  const { memory, poolSize, packed, queueSize, takeover } = options;
+  const { memory, poolSize, packed, queueSize, takeover, stop } = options;
   const known = PORT_MEMORIES.find((name) => name === memory);
   if (memory !== undefined && known === undefined) {
     const memories = PORT_MEMORIES.join(' or ');
@@ -68,6 +69,7 @@ function kernelOptions(options: AttachCommandOptions): KernelOptions {
     ...(takeover === undefined
       ? {}
       : { takeoverMs: wholeNumber('--takeover', takeover, 0, 600) * 1000 }),
+    ...(stop === undefined ? {} : { stopMs: wholeNumber('--stop', stop, 0, 600) * 1000 }),
   };
 }
 

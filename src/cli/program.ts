@@ -57,9 +57,10 @@ async function addCommands(program: Command, wanted?: string): Promise<void> {
     .option('--name <name>', 'name of the device, and of its folder in the run directory')
     .option('--memory <how>', "'bounce' copies buffers, 'direct' shares all memory of this machine")
     .option('--pool-size <size>', 'memory for rings and copied buffers, such as 64MiB')
-    .option('--packed', 'offer the packed ring layout')
+    .option('--packed', 'use the packed ring layout, if the back end offers it')
     .option('--queue-size <entries>', 'entries of each queue, a power of two')
     .option('--takeover <seconds>', 'how long requests wait for another adapter (default: 30)')
+    .option('--stop <seconds>', 'how long a reset waits for the back end to stop (default: 10)')
     .option(RUN_DIR_FLAGS, RUN_DIR_HELP)
     .action(async (type, options) => (await import('./attach.js')).attachCommand(type, options));
   program

@@ -39,10 +39,10 @@ const QUEUE_SIZE_MAX = 1024;
 const POOL_MIN = 2 ** 20;
 const POOL_MAX = 2 ** 30;
 const POOL_STEP = 2 ** 16;
-const TAKEOVER_MAX_MS = 600_000;
+const WAIT_MAX_MS = 600_000;
 
 /** Keys of every device, and those that go with a device of this package only. */
-const KERNEL_KEYS = ['memory', 'pool', 'packed', 'queue-size', 'takeover'];
+const KERNEL_KEYS = ['memory', 'pool', 'packed', 'queue-size', 'takeover', 'stop'];
 const SHARED_KEYS = ['type', 'transport', 'restart', 'backend', 'command', ...KERNEL_KEYS];
 const RUN_KEYS = ['packed', 'in-order', 'poll-us'];
 const IMAGE_KEYS = ['image', 'size'];
@@ -283,7 +283,7 @@ export class DeviceReader {
   /** What a kernel transport is told. */
   private kernel(keys: ReadonlyMap<string, Entry>): KernelOptions {
     const given = KERNEL_KEYS.map((key) => keys.get(key));
-    const [memory, pool, packed, queueSize, takeover] = given;
+    const [memory, pool, packed, queueSize, takeover, stop] = given;
     const kernel: { -readonly [K in keyof KernelOptions]: KernelOptions[K] } = {};
     if (memory !== undefined) {
       const known = PORT_MEMORIES.find((name) => name === scalarOf(memory));
@@ -303,13 +303,18 @@ export class DeviceReader {
       if (isPower) kernel.queueSize = size;
       else if (size !== null) this.wrongValue(queueSize, 'a power of two from 2 is needed');
     }
-    if (takeover !== undefined) {
-      const ms = scalarOf(takeover) === 0 ? 0 : parseDuration(scalarOf(takeover));
-      if (ms !== null && ms <= TAKEOVER_MAX_MS) kernel.takeoverMs = ms;
-      else
-        this.wrongValue(takeover, '0, or a whole number with ms, s or min up to 10min, is needed');
-    }
+    if (takeover !== undefined) Object.assign(kernel, this.wait('takeoverMs', takeover));
+    if (stop !== undefined) Object.assign(kernel, this.wait('stopMs', stop));
     return kernel;
+  }
+
+  /** A time for which the kernel may wait; nothing for a wrong one. */
+  private wait(name: 'takeoverMs' | 'stopMs', entry: Entry): KernelOptions {
+    const value = scalarOf(entry);
+    const ms = value === 0 ? 0 : parseDuration(value);
+    if (ms !== null && ms <= WAIT_MAX_MS) return { [name]: ms };
+    this.wrongValue(entry, 'expected 0, or a whole number with ms, s or min, up to 10min');
+    return {};
   }
 
   private flag(entry: Entry): boolean | null {

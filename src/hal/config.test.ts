@@ -116,6 +116,15 @@ describe('a valid file', () => {
     expect(byName.get('e')?.restart).toEqual({ limit: 5, withinMs: 10_000 });
   });
 
+  test('what a kernel transport is told', () => {
+    const words = 'memory: bounce, pool: 2MiB, packed: true, queue-size: 64, takeover: 0, stop: 5s';
+    const { devices } = parseConfig(`devices: { a: { type: rng, ${words} } }\n`, FILE);
+    expect(devices[0]?.kernel).toEqual({
+      ...{ memory: 'bounce', poolSize: 2 * 2 ** 20, packed: true, queueSize: 64 },
+      ...{ takeoverMs: 0, stopMs: 5000 },
+    });
+  });
+
   test('the back ends of others', () => {
     expect(byName.get('share0')?.source).toEqual({
       kind: 'backend',
@@ -245,13 +254,17 @@ describe('a key of a device', () => {
     [
       'type: rng, readOnly: true',
       "2:19 VLO_CONFIG_KEY unknown key 'readOnly'; keys: type, transport, restart, backend, " +
-        'command, memory, pool, packed, queue-size, takeover, group, filename, max-bytes, period, ' +
+        'command, memory, pool, packed, queue-size, takeover, stop, group, filename, max-bytes, period, ' +
         'in-order, poll-us',
     ],
     ['tpye: rng', "2:8 VLO_CONFIG_KEY unknown key 'tpye'; did you mean 'type'?"],
     ['period: 1', `2:3 VLO_CONFIG_KEY 'a': 'type' is missing; ${TYPES}`],
     ['type: 5', '2:14 VLO_CONFIG_VALUE'],
     ['type: disk', `2:14 VLO_DEVICE_UNKNOWN there is no device type 'disk'; ${TYPES}`],
+    [
+      'type: rng, stop: 11min',
+      "2:25 VLO_CONFIG_VALUE 'stop': expected 0, or a whole number with ms,",
+    ],
     ['type: rng, transport: usr', "2:30 VLO_CONFIG_VALUE 'transport': one of auto, loopback,"],
     ['type: blk', "2:3 VLO_CONFIG_KEY 'a': 'image' is missing: blk needs it"],
     ['type: blk, image: ""', "2:26 VLO_CONFIG_VALUE 'image': a path is needed, not ''"],

@@ -74,8 +74,8 @@ export interface DeviceType {
   /** The device fills buffers by whole sectors, or not at all. */
   readonly fillsSectors: boolean;
   /**
-   * Time in µs that the end of a request may wait for that of others, so that one interrupt tells of
-   * several; 0 for devices whose requests may take any time.
+   * Time in µs that the end of a request may wait for that of others, so that one interrupt tells
+   * of several; 0 for devices whose requests may take any time.
    */
   readonly callUs: number;
   /** Fields that a driver writes to set something, and the feature by which it may. */

@@ -8,7 +8,6 @@ export const VIRTIO_ID = {
   rng: 4,
   balloon: 5,
   scsi: 8,
-  gpu: 16,
   input: 18,
   vsock: 19,
   crypto: 20,

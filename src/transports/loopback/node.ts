@@ -18,7 +18,6 @@ const PATTERNS: Readonly<Record<string, RegExp>> = {
   console: /^vport/,
   input: /^input\/event/,
   sound: /^snd\/controlC/,
-  gpu: /^dri\/card/,
   gpio: /^gpiochip\d+$/,
 };
 
