@@ -71,6 +71,8 @@ test('a pool has a frame for each entry, and room for larger requests', () => {
   expect(pool('blk', 256)).toBe(10 * MIB);
   expect(pool('blk', 4 * 256)).toBe(16 * MIB);
   expect(pool('blk', 64 * 256)).toBe(32 * MIB);
+  expect(pool('fs', 2 * 128)).toBe(10 * MIB);
+  expect(pool('vsock', 3 * 128)).toBe(7 * MIB);
   expect(pool('rng', 64)).toBe(MIB);
   const [guestTso4, mergeable] = [1n << 7n, 1n << 15n];
   expect(pool('net', 512)).toBe(8 * MIB);

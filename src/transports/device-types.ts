@@ -13,9 +13,9 @@ const MIB = 2 ** 20;
 const POOL_SIZE = 16 * MIB;
 /** Bytes of pool for each entry of a queue: the frame that the kernel has for a small request. */
 const FRAME_SIZE = 8192;
-/** Bytes of pool for the requests of a disk, or a network device, that are larger than a frame. */
-const DISK_DATA = 8 * MIB;
-const NET_DATA = 4 * MIB;
+/** Bytes of pool for requests that are larger than a frame: of storage, and of what has packets. */
+const STORAGE_DATA = 8 * MIB;
+const PACKET_DATA = 4 * MIB;
 /** Frames for many queues are not worth more than this, in bytes; without them all is shared. */
 const POOL_SIZE_MAX = 32 * MIB;
 /** Bytes of pool for a buffer in which a network driver expects a packet of 64 KiB. */
@@ -129,7 +129,8 @@ function fsSubstitute(name: string): { config: Uint8Array; features: bigint } {
 const withFrames = (entries: number, data: number): number =>
   Math.min(entries * FRAME_SIZE + data, POOL_SIZE_MAX);
 
-const diskPool = (entries: number): number => withFrames(entries, DISK_DATA);
+const storagePool = (entries: number): number => withFrames(entries, STORAGE_DATA);
+const packetPool = (entries: number): number => withFrames(entries, PACKET_DATA);
 
 /**
  * Buffers for receiving keep their places until packets come. There must be room beside all of
@@ -138,7 +139,7 @@ const diskPool = (entries: number): number => withFrames(entries, DISK_DATA);
 function netPool(entries: number, features: bigint): number {
   const hasBigPackets = (features & NET_GUEST_GSO) !== 0n && (features & NET_MRG_RXBUF) === 0n;
   const received = hasBigPackets ? (entries / 2) * BIG_PACKET_SIZE : 0;
-  return withFrames(entries, NET_DATA) + received;
+  return packetPool(entries) + received;
 }
 
 const isFirst = (index: number): boolean => index === 0;
@@ -183,7 +184,7 @@ const TRAITS: Readonly<Record<string, Traits>> = {
       if ((features & BLK_ZONED) !== 0n) return 96;
       return (features & BLK_SECURE_ERASE) !== 0n ? 72 : 60;
     },
-    ...{ queueSize: 256, poolSize: diskPool, limitRequests: limitBlk },
+    ...{ queueSize: 256, poolSize: storagePool, limitRequests: limitBlk },
     ...{ fillsSectors: true, callUs: 200 },
     count: { offset: 34, size: 2, queuesEach: 1, queuesMore: 0, feature: BLK_MQ },
     writable: [{ offset: 32, size: 1, feature: BLK_CONFIG_WCE }],
@@ -197,7 +198,7 @@ const TRAITS: Readonly<Record<string, Traits>> = {
   rng: { id: ID.rng, config: 0, poolSize: MIB },
   scsi: {
     ...{ id: ID.scsi, config: 36, queueSize: 128, isInbound: isSecond },
-    ...{ poolSize: diskPool, limitRequests: limitScsi },
+    ...{ poolSize: storagePool, limitRequests: limitScsi },
     count: { offset: 0, size: 4, queuesEach: 1, queuesMore: 2, feature: 0n },
   },
   rtc: { id: ID.rtc, config: 0, poolSize: MIB, isInbound: isSecond },
@@ -206,7 +207,7 @@ const TRAITS: Readonly<Record<string, Traits>> = {
     ...{ isConfigWindow: true, isInbound: isFirst },
   },
   vsock: {
-    ...{ id: ID.vsock, config: 8, queues: 3, queueSize: 128 },
+    ...{ id: ID.vsock, config: 8, queues: 3, queueSize: 128, poolSize: packetPool },
     isInbound: (index) => index !== 1,
   },
   crypto: {
@@ -218,7 +219,8 @@ const TRAITS: Readonly<Record<string, Traits>> = {
     config: (features) => ((features & SOUND_CTLS) !== 0n ? 16 : 12),
   },
   fs: {
-    ...{ id: ID.fs, config: 40, queueSize: 128, substitute: fsSubstitute },
+    ...{ id: ID.fs, config: 40, queueSize: 128, poolSize: storagePool },
+    substitute: fsSubstitute,
     count: { offset: 36, size: 4, queuesEach: 1, queuesMore: 1, feature: 0n },
     // Notifications of the file system and its shared memory have no way through here.
     refused: () => bits(0),

@@ -144,6 +144,26 @@ async function load(disk, options) {
   return `${requests} requests, verified`;
 }
 
+const THP = '/sys/kernel/mm/transparent_hugepage/enabled';
+const HUGE_BYTES = 32 * 2 ** 20;
+
+/**
+ * One request of as much as the disk takes, when the administrator raises the limit to what the
+ * driver says. Memory in huge pages: nothing else makes it smaller.
+ */
+async function largest(disk) {
+  const queue = `/sys/block/${disk.name}/queue`;
+  const hardware = readFileSync(`${queue}/max_hw_sectors_kb`, 'utf8');
+  writeFileSync(`${queue}/max_sectors_kb`, hardware);
+  if (existsSync(THP)) writeFileSync(THP, 'always');
+  const { requests } = await runFio({
+    ...{ name: 'largest', filename: disk.node, rw: 'write', bs: `${HUGE_BYTES / 2 ** 20}m` },
+    ...{ size: `${2 * HUGE_BYTES}`, iodepth: 1, verify: 'crc32c' },
+  });
+  const segment = readFileSync(`${queue}/max_segment_size`, 'utf8').trim();
+  return `${requests} of 32 MiB, verified; max_sectors_kb ${hardware.trim()}, segments of ${segment}`;
+}
+
 /** Where a file's data lies, in sectors of the disk. */
 async function sectorsOf(path) {
   const { stdout } = await run(['filefrag', '-v', `-b${SECTOR}`, path]);
@@ -217,6 +237,7 @@ async function use(disk, put, isShort) {
   for (const [title, options] of Object.entries(LOADS)) {
     await put('data', title, () => load(disk, options));
   }
+  await put('data', 'requests as large as can be', () => largest(disk));
   await put('load', 'all queues at once', () => allQueues(disk));
   await put('stale data', 'a read that fails leaves nothing', () => readStale(disk));
   await put('killed and back', 'killed and back in bursts', () => killed(disk, isShort ? 3 : 20));

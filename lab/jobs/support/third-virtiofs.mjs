@@ -34,8 +34,9 @@ class Share extends ThirdParty {
   constructor() {
     super('fs', (socket) => [
       ...[VIRTIOFSD_PROGRAM, '--shared-dir', this.shared, '--socket-path', socket],
-      ...['--allow-direct-io', '--log-level', 'warn'],
+      ...['--log-level', 'warn', ...this.words],
     ]);
+    this.words = ['--allow-direct-io'];
     this.shared = this.path('shared');
     this.mounted = this.path('mounted');
   }
@@ -87,17 +88,27 @@ async function load(share, options) {
   return `${requests} requests, verified`;
 }
 
+/** The first request of a mount waits for the successor, as all requests do. */
+async function mountWhileAway(share) {
+  await share.unmount();
+  await share.replace(() => share.mount());
+}
+
+/**
+ * The daemon reads through its cache here: with O_DIRECT its own file system writes zeros as far as
+ * the buffer goes, and nothing stale could show.
+ */
 async function readStale(share) {
+  share.words = [];
+  await mountWhileAway(share);
   const secret = await Secret.make(share.file('secret'));
   await writeFile(share.file('five'), 'hello', { mode: 0o644 });
   await secret.spread();
   const result = await readAsNobody(share.file('five'), READER_BYTES, secret);
   if (result.error !== null || result.text !== 'hello') throw new Error(JSON.stringify(result));
   const zeros = mustHoldNothing(result, READER_BYTES);
-  // The file system that virtiofsd reads from clears buffers itself: as much as here, and no more.
-  const native = await readAsNobody(`${share.shared}/five`, READER_BYTES, secret);
-  if (zeros !== native.zeros) throw new Error(`${zeros} zeros; of its own: ${native.zeros}`);
-  return `5 bytes read; behind them ${zeros} zeros, as without virtiofs, and the rest as before`;
+  if (zeros > 0) throw new Error(`${zeros} bytes behind the end are zero, and were not before`);
+  return '5 bytes read, the rest of 128 KiB as before';
 }
 
 /** What a program says that ends, in time: 'ok', or the error. */
@@ -160,12 +171,6 @@ async function killOnce(share) {
   };
   if (Object.values(seen).includes('ok')) throw new Error(`no error: ${JSON.stringify(seen)}`);
   return seen;
-}
-
-/** The first request of a mount waits for the successor, as all requests do. */
-async function mountWhileAway(share) {
-  await share.unmount();
-  await share.replace(() => share.mount());
 }
 
 async function killed(share, rounds) {
