@@ -22,9 +22,9 @@
 # shellcheck disable=SC2016 # lines in single quotes are for mmdebstrap's shell
 set -euo pipefail
 
-# Count up when the recipe of a part changes: it is built anew then. The kernels'
-# have initramfs-init in them.
-declare -A RECIPES=([qemu]=1 [root]=3 [kernel]=1 [build]=1 [source]=1)
+# Count up when the recipe of a part changes: it is built anew then. The kernels' have
+# initramfs-init in them; KIND-VERSION is for a change that means nothing to the other versions.
+declare -A RECIPES=([kernel-5.10]=2 [qemu]=1 [root]=3 [kernel]=1 [build]=1 [source]=1)
 declare -A DEBIAN=([x86-64]=amd64 [arm64]=arm64 [riscv64]=riscv64)
 declare -A SUITE=(
   [newest]=sid [5.10]=bullseye [6.1]=bookworm [6.12]=trixie [7.2]=trixie-backports
@@ -68,12 +68,14 @@ fail() {
 # Debian does not have what was asked for, or its mirror does not.
 not_there() {
   printf 'lab setup: %s\n' "$*" >&2
+  remove_tree "$LAB/$PART.new"
   exit 3
 }
 
-# Splits the name of a part into KIND, ARCH, VERSION and REALTIME ("rt-", as Debian's names have it).
+# Splits the name of a part, PART, into KIND, ARCH, VERSION and REALTIME ("rt-", as Debian's names
+# have it).
 read_part() {
-  KIND=${1%%-*} ARCH='' VERSION='' REALTIME=''
+  PART=$1 KIND=${1%%-*} ARCH='' VERSION='' REALTIME=''
   case $1 in
     qemu | source) ;;
     root-*) ARCH=${1#root-} ;;
@@ -90,7 +92,9 @@ read_part() {
   [[ $KIND != build || -n ${TREE_SUITE[$VERSION]:-} ]] || fail "unknown part $1"
 }
 
-is_there() { [[ $(cat "$LAB/$1/stamp" 2>/dev/null) == "${RECIPES[${1%%-*}]}" ]]; }
+# Of the part that read_part has read.
+recipe() { echo "${RECIPES[$KIND-$VERSION]:-${RECIPES[$KIND]}}"; }
+is_there() { [[ $(cat "$LAB/$1/stamp" 2>/dev/null) == "$(recipe)" ]]; }
 
 # rm -rf follows bind mounts: never remove a tree that something is mounted in.
 remove_tree() {
@@ -306,7 +310,7 @@ build_one() {
   mkdir -p "$new"
   "${KIND}_part" "$new"
   rm -rf "$new/debs" "$new"/*.log
-  echo "${RECIPES[$KIND]}" >"$new/stamp"
+  recipe >"$new/stamp"
   remove_tree "$LAB/$part"
   mv "$new" "$LAB/$part"
   say "$part: $(du -sh "$LAB/$part" | cut -f1) in $((SECONDS - started)) s"
