@@ -108,6 +108,8 @@ int vlo_measure(struct vlo_vq *queue, u16 head, struct vlo_shape *shape)
 	struct vlo_walk walk;
 	struct vlo_part *part = shape->parts;
 
+	shape->out_bytes = 0;
+	shape->in_bytes = 0;
 	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk, part); count++) {
 		if (part->flags & VRING_DESC_F_WRITE)
 			in_bytes += part->size;

@@ -22,7 +22,6 @@ static void vlo_free_work(struct work_struct *work)
 	cancel_work_sync(&device->remove_work);
 	cancel_work_sync(&device->fail_work);
 	cancel_delayed_work_sync(&device->orphan_work);
-	vlo_debugfs_remove(device);
 	platform_device_unregister(device->parent);
 	if (device->id)
 		ida_free(&vlo_ids, device->id - 1);
@@ -112,6 +111,8 @@ static void vlo_remove_work(struct work_struct *work)
 		irq_work_sync(&device->queues[index].kick_work);
 	}
 	mutex_unlock(&device->lock);
+	/* Before another device can have the name. */
+	vlo_debugfs_remove(device);
 	mutex_lock(&vlo_list_lock);
 	device->condemned = true;
 	list_del_init(&device->list);

@@ -89,6 +89,7 @@ static int vlo_pool_fill(struct vlo_pool *pool)
 		pool->pages[i] = page;
 		if (fatal_signal_pending(current))
 			return -EINTR;
+		cond_resched();
 	}
 	pool->base = vmap(pool->pages, pool->page_count, VM_MAP, PAGE_KERNEL);
 	return pool->base ? 0 : -ENOMEM;
@@ -230,26 +231,23 @@ int vlo_session_start(struct vlo_device *device, struct vlo_session *session)
 	struct vlo_vq *queue;
 	int error;
 
+	pool = vlo_pool_create(device);
+	if (IS_ERR(pool))
+		return PTR_ERR(pool);
 	mutex_lock(&device->lock);
+	old = pool;
 	error = READ_ONCE(device->dead) ? -ENODEV : vlo_check_session(device, session);
 	if (error)
 		goto out;
-	pool = vlo_pool_create(device);
-	if (IS_ERR(pool)) {
-		error = PTR_ERR(pool);
-		goto out;
-	}
 	vlo_pause_all(device);
 	for (index = 0; index < device->queue_count; index++)
 		if (device->queues[index].is_ready)
 			vlo_queue_harvest(&device->queues[index]);
 	vlo_pool_cut_off(device->pool);
 	error = vlo_pool_divide(device, pool, rings);
-	if (error) {
-		/* The queues have no session: requests wait for one. */
-		old = pool;
+	/* Without a session the requests wait for one. */
+	if (error)
 		goto resume;
-	}
 	old = device->pool;
 	device->pool = pool;
 	device->session++;
@@ -262,9 +260,9 @@ int vlo_session_start(struct vlo_device *device, struct vlo_session *session)
 	}
 resume:
 	vlo_resume_all(device);
-	vlo_pool_free(old);
 out:
 	mutex_unlock(&device->lock);
+	vlo_pool_free(old);
 	return error;
 }
 
