@@ -135,8 +135,15 @@ static void vlo_pool_cut_off(struct vlo_pool *pool)
 		vlo_ram_revoke(pool->ram);
 }
 
+/* Where each queue has its ring and its frames in a pool, in pages; frames at 0: none. */
+struct vlo_layout {
+	u32 rings[VLO_QUEUES_MAX];
+	u32 frames[VLO_QUEUES_MAX];
+};
+
 /* Divides the pool among the queues that are ready. Returns -ENOSPC when it is too small. */
-static int vlo_pool_divide(struct vlo_device *device, struct vlo_pool *pool, u32 rings[])
+static int vlo_pool_divide(struct vlo_device *device, struct vlo_pool *pool,
+			   struct vlo_layout *layout)
 {
 	u32 index, page = 0, frames = 0;
 	struct vlo_vq *queue;
@@ -145,7 +152,7 @@ static int vlo_pool_divide(struct vlo_device *device, struct vlo_pool *pool, u32
 		queue = &device->queues[index];
 		if (!queue->is_ready)
 			continue;
-		rings[index] = page;
+		layout->rings[index] = page;
 		page += DIV_ROUND_UP(vlo_ring_bytes(queue->size), PAGE_SIZE);
 		frames += queue->size * VLO_FRAME_PAGES;
 	}
@@ -157,7 +164,7 @@ static int vlo_pool_divide(struct vlo_device *device, struct vlo_pool *pool, u32
 	pool->room = pool->page_count - page - frames;
 	for (index = 0; index < device->queue_count; index++) {
 		queue = &device->queues[index];
-		queue->frames = frames ? page : 0;
+		layout->frames[index] = frames ? page : 0;
 		if (frames && queue->is_ready)
 			page += queue->size * VLO_FRAME_PAGES;
 	}
@@ -178,9 +185,10 @@ static int vlo_check_session(struct vlo_device *device, const struct vlo_session
 	return 0;
 }
 
-static void vlo_begin_queue(struct vlo_vq *queue, struct vlo_pool *pool, u32 page,
-			    struct vlo_session *session)
+static void vlo_begin_queue(struct vlo_vq *queue, struct vlo_pool *pool,
+			    const struct vlo_layout *layout, struct vlo_session *session)
 {
+	u64 offset = (u64)layout->rings[queue->index] << PAGE_SHIFT;
 	u32 count = vlo_queue_replay(queue);
 
 	if (session->flags & VLO_S_FAIL && !(queue->flags & VLO_Q_INBOUND))
@@ -188,8 +196,8 @@ static void vlo_begin_queue(struct vlo_vq *queue, struct vlo_pool *pool, u32 pag
 	else
 		session->replayed += count;
 	queue->pool = pool;
-	vlo_ring_init(&queue->ring, pool->base + ((u64)page << PAGE_SHIFT),
-		      pool->address + ((u64)page << PAGE_SHIFT), queue->size,
+	queue->frames = layout->frames[queue->index];
+	vlo_ring_init(&queue->ring, pool->base + offset, pool->address + offset, queue->size,
 		      session->ring_features, queue->used_next);
 }
 
@@ -226,9 +234,10 @@ static void vlo_resume_all(struct vlo_device *device)
  */
 int vlo_session_start(struct vlo_device *device, struct vlo_session *session)
 {
-	u32 rings[VLO_QUEUES_MAX], index;
 	struct vlo_pool *pool, *old;
+	struct vlo_layout layout;
 	struct vlo_vq *queue;
+	u32 index;
 	int error;
 
 	pool = vlo_pool_create(device);
@@ -237,6 +246,8 @@ int vlo_session_start(struct vlo_device *device, struct vlo_session *session)
 	mutex_lock(&device->lock);
 	old = pool;
 	error = READ_ONCE(device->dead) ? -ENODEV : vlo_check_session(device, session);
+	if (!error)
+		error = vlo_pool_divide(device, pool, &layout);
 	if (error)
 		goto out;
 	vlo_pause_all(device);
@@ -244,10 +255,6 @@ int vlo_session_start(struct vlo_device *device, struct vlo_session *session)
 		if (device->queues[index].is_ready)
 			vlo_queue_harvest(&device->queues[index]);
 	vlo_pool_cut_off(device->pool);
-	error = vlo_pool_divide(device, pool, rings);
-	/* Without a session the requests wait for one. */
-	if (error)
-		goto resume;
 	old = device->pool;
 	device->pool = pool;
 	device->session++;
@@ -256,9 +263,8 @@ int vlo_session_start(struct vlo_device *device, struct vlo_session *session)
 	for (index = 0; index < device->queue_count; index++) {
 		queue = &device->queues[index];
 		if (queue->is_ready)
-			vlo_begin_queue(queue, pool, rings[index], session);
+			vlo_begin_queue(queue, pool, &layout, session);
 	}
-resume:
 	vlo_resume_all(device);
 out:
 	mutex_unlock(&device->lock);
