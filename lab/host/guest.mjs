@@ -35,7 +35,7 @@ export function qemuVersion(arch) {
  * QEMU's command line. The guest has no disk, network or other virtio device of QEMU's that one
  * could take for ours: only shared folders, two serial ports, and what the job has on the host.
  */
-function commandLine({ kernel, run, packages, memory, cpus, machine, clock, model }) {
+function commandLine({ kernel, run, packages, memory, cpus, machine, clock, model, plugins }) {
   const { qemu, console } = ARCHITECTURES[kernel.arch];
   const tree = part('qemu', 'tree');
   const kernelArguments = [
@@ -57,7 +57,7 @@ function commandLine({ kernel, run, packages, memory, cpus, machine, clock, mode
     ...program(qemu[0]),
     ...qemu.slice(1),
     ...['-L', join(tree, 'usr/share/qemu'), '-L', join(tree, 'usr/share/seabios')],
-    ...['-cpu', model, '-smp', `${cpus}`, '-m', `${memory}`, ...clock.qemu],
+    ...['-cpu', model, '-smp', `${cpus}`, '-m', `${memory}`, ...clock.qemu, ...plugins],
     ...['-nodefaults', '-display', 'none', '-no-reboot'],
     ...['-kernel', kernel.image, '-initrd', kernel.initramfs],
     ...['-append', kernelArguments.join(' ')],
@@ -95,8 +95,8 @@ const SIGNALS = ['SIGHUP', 'SIGINT', 'SIGTERM'];
  * Starts the guest and waits for its end.
  * @param {{ kernel: import('./module.mjs').Kernel, run: string, packages: string, memory: number,
  *   cpus: number, timeout: number, interactive: boolean, machine: import('./machine.mjs').Machine,
- *   clock: import('./clock.mjs').Clock, model: string }} options
- *   `timeout` in seconds, 0: none; `model` of the processor
+ *   clock: import('./clock.mjs').Clock, model: string, plugins: readonly string[] }} options
+ *   `timeout` in seconds, 0: none; `model` of the processor; `plugins`: words for QEMU
  * @returns {Promise<string | null>} why it ended too early, or null
  */
 export async function runGuest(options) {

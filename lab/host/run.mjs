@@ -16,6 +16,7 @@ import { qemuVersion, readIfThere, runGuest } from './guest.mjs';
 import { findFaults, findLeaks, mergeLogs } from './kernel-log.mjs';
 import { Machine } from './machine.mjs';
 import { buildDriver, buildModule, hasModule } from './module.mjs';
+import { putPrograms } from './native.mjs';
 import {
   ARCHITECTURES,
   LAB,
@@ -25,6 +26,7 @@ import {
   progress,
   secondsSince,
 } from './places.mjs';
+import { preparePlugin, readProfiles, storeFigures } from './profile.mjs';
 import { addToReport } from './report.mjs';
 
 /** What the guest gets no copy of. */
@@ -195,6 +197,7 @@ export async function runJob(kernel, options) {
     copyProject(join(run, 'project'));
     if (module !== null) copyFileSync(module, join(run, 'guest/virtio_loopback.ko'));
     for (const [name, path] of drivers) copyFileSync(path, join(run, `guest/${name}.ko`));
+    putPrograms(kernel, options.job, join(run, 'guest'));
     writeFileSync(join(run, 'guest/start'), startScript(kernel, options));
     const isShell = options.job === 'shell' && options.command === undefined;
     const interactive = isShell && process.stdin.isTTY === true;
@@ -203,8 +206,12 @@ export async function runJob(kernel, options) {
     const guest = {
       ...{ kernel, run, packages, memory, cpus, timeout, interactive },
       ...{ clock: clockFor(icount), model: modelFor(kernel, options) },
+      plugins: preparePlugin(kernel, options, join(run, 'guest')),
     };
-    return judge(run, kernel, options, await runMachine(options.job, guest), started);
+    const outcome = await runMachine(options.job, guest);
+    process.stdout.write(readProfiles(join(run, 'guest')));
+    storeFigures(join(run, 'guest'));
+    return judge(run, kernel, options, outcome, started);
   } finally {
     rmSync(join(run, 'project'), { recursive: true, force: true });
   }
