@@ -49,10 +49,14 @@ And without a guest:
                            debug-kcsan       has KCSAN, which finds data races, for x86-64
                          With more than one kernel or architecture the job runs on one after the
                          other; a table ends the output, and status 1 says that one failed
-  --timeout <seconds>    end the guest after that (default: 900, debug: 4500; 0: never,
-                         as for shell)
+  --timeout <seconds>    end the guest after that (default: 900, debug: 4500, --icount: 7200;
+                         0: never, as for shell)
   --memory <MiB>         (default: 2048)
   --cpus <count>         (default: 2)
+  --icount               the guest's clock counts instructions and not time: figures do not depend
+                         on what else this machine does. Slow (default for: instructions)
+  --cpu-model <model>    processor, as QEMU's -cpu names it (default: max; with --icount the same
+                         without instructions that copy memory, as each byte would count as one)
   --results <folder>     where console, output and results go (default: in the cache)
   --report <file>        add the outcome to a JSON report, as vitest writes them
   --no-module            do not build kernel/
@@ -66,6 +70,10 @@ had nothing to complain of; 1 when not; 2 for a mistake in these options.
 `;
 
 const TIMEOUT = 900;
+/** Of the host's time: the guest has a time of its own. */
+const TIMEOUT_ICOUNT = 7200;
+/** The jobs that count instructions. */
+const ICOUNT_JOBS = ['instructions'];
 const STATUS_FAILED = 1;
 const STATUS_USAGE = 2;
 
@@ -83,6 +91,8 @@ function parse() {
         timeout: { type: 'string' },
         memory: { type: 'string', default: '2048' },
         cpus: { type: 'string', default: '2' },
+        icount: { type: 'boolean' },
+        'cpu-model': { type: 'string' },
         results: { type: 'string' },
         report: { type: 'string' },
         command: { type: 'string' },
@@ -105,9 +115,10 @@ function wholeNumber(name, text, least) {
   return Number(text);
 }
 
-function timeoutFor(kernel, { job, timeout }) {
+function timeoutFor(kernel, { job, timeout, icount }) {
   if (timeout !== undefined) return timeout;
   if (job === 'shell') return 0;
+  if (icount) return TIMEOUT_ICOUNT;
   return isDebug(kernel) ? TIMEOUT * DEBUG_PATIENCE : TIMEOUT;
 }
 
@@ -138,9 +149,11 @@ function readOptions() {
   if ((values['kernel-image'] === undefined) !== (values['modules-dir'] === undefined)) {
     throw new UsageError('--kernel-image and --modules-dir go together');
   }
+  const icount = values.icount ?? ICOUNT_JOBS.includes(job);
   return {
     ...values,
     job,
+    icount,
     architectures,
     kernels: kernelsOf(values),
     arguments: positionals.slice(words.length),

@@ -14,14 +14,30 @@ const share = (tag, path, mode) => [
 ];
 
 /**
+ * Words that start a program of the part `qemu`, with the loader and the libraries of its tree: it
+ * runs without a chroot, and so sees all paths.
+ */
+function program(name) {
+  const tree = part('qemu', 'tree');
+  const loader = join(tree, 'usr/lib64/ld-linux-x86-64.so.2');
+  const libraries = join(tree, 'usr/lib/x86_64-linux-gnu');
+  return [loader, '--library-path', libraries, join(tree, 'usr/bin', name)];
+}
+
+/** QEMU's version, such as 10.0.2. @param {string} arch */
+export function qemuVersion(arch) {
+  const [loader, ...words] = program(ARCHITECTURES[arch].qemu[0]);
+  const { stdout } = spawnSync(loader, [...words, '--version'], { encoding: 'utf8' });
+  return /version (\S+)/.exec(stdout)?.[1] ?? 'unknown';
+}
+
+/**
  * QEMU's command line. The guest has no disk, network or other virtio device of QEMU's that one
  * could take for ours: only shared folders, two serial ports, and what the job has on the host.
  */
-function commandLine({ kernel, run, packages, memory, cpus, machine }) {
+function commandLine({ kernel, run, packages, memory, cpus, machine, clock, model, plugins }) {
   const { qemu, console } = ARCHITECTURES[kernel.arch];
   const tree = part('qemu', 'tree');
-  // The tree's own loader and libraries: QEMU runs without a chroot, and so sees all paths.
-  const loader = join(tree, 'usr/lib64/ld-linux-x86-64.so.2');
   const kernelArguments = [
     `console=${console}`,
     'loglevel=5',
@@ -30,6 +46,7 @@ function commandLine({ kernel, run, packages, memory, cpus, machine }) {
     'panic=-1',
     'oops=panic',
     'mitigations=off',
+    ...clock.boot,
     // On a busy machine the emulated timer may look dead, and the kernel would not start; or the
     // clock looks wrong, and another one is taken that is slow to read.
     ...(kernel.arch === 'x86-64' ? ['no_timer_check', 'tsc=nowatchdog'] : []),
@@ -37,10 +54,10 @@ function commandLine({ kernel, run, packages, memory, cpus, machine }) {
   return [
     // QEMU ends with this process, however that ends.
     ...['setpriv', '--pdeathsig', 'KILL'],
-    ...[loader, '--library-path', join(tree, 'usr/lib/x86_64-linux-gnu')],
-    ...[join(tree, 'usr/bin', qemu[0]), ...qemu.slice(1)],
+    ...program(qemu[0]),
+    ...qemu.slice(1),
     ...['-L', join(tree, 'usr/share/qemu'), '-L', join(tree, 'usr/share/seabios')],
-    ...['-accel', 'tcg,thread=multi', '-smp', `${cpus}`, '-m', `${memory}`],
+    ...['-cpu', model, '-smp', `${cpus}`, '-m', `${memory}`, ...clock.qemu, ...plugins],
     ...['-nodefaults', '-display', 'none', '-no-reboot'],
     ...['-kernel', kernel.image, '-initrd', kernel.initramfs],
     ...['-append', kernelArguments.join(' ')],
@@ -77,8 +94,9 @@ const SIGNALS = ['SIGHUP', 'SIGINT', 'SIGTERM'];
 /**
  * Starts the guest and waits for its end.
  * @param {{ kernel: import('./module.mjs').Kernel, run: string, packages: string, memory: number,
- *   cpus: number, timeout: number, interactive: boolean, machine: import('./machine.mjs').Machine
- *   }} options `timeout` in seconds, 0: none
+ *   cpus: number, timeout: number, interactive: boolean, machine: import('./machine.mjs').Machine,
+ *   clock: import('./clock.mjs').Clock, model: string, plugins: readonly string[] }} options
+ *   `timeout` in seconds, 0: none; `model` of the processor; `plugins`: words for QEMU
  * @returns {Promise<string | null>} why it ended too early, or null
  */
 export async function runGuest(options) {

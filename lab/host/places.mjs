@@ -17,24 +17,38 @@ import { fileURLToPath } from 'node:url';
 export const PROJECT = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '');
 export const LAB = process.env.VLO_LAB || '/var/cache/virtio-loopback/lab';
 
-/** What differs between the architectures; `make` is the kernel's name of it. */
+/**
+ * What differs between the architectures; `make` is the kernel's name of it. `model` is the
+ * processor, and `countedModel` the one for --icount: the former has instructions that copy
+ * memory, which count one for each byte (x86-64) or one for all of it (arm64).
+ */
 export const ARCHITECTURES = {
   'x86-64': {
     make: { arch: 'x86', cross: 'x86_64-linux-gnu-' },
     cpu: 'x64',
-    qemu: ['qemu-system-x86_64', '-M', 'q35', '-cpu', 'max'],
+    qemu: ['qemu-system-x86_64', '-M', 'q35'],
+    model: 'max',
+    countedModel: 'max,-erms,-fsrm,-fsrs',
+    // Second argument of a function.
+    secondArgument: 'rsi',
     console: 'ttyS0',
   },
   arm64: {
     make: { arch: 'arm64', cross: 'aarch64-linux-gnu-' },
     cpu: 'arm64',
-    qemu: ['qemu-system-aarch64', '-M', 'virt,gic-version=3', '-cpu', 'max,pauth-impdef=on'],
+    qemu: ['qemu-system-aarch64', '-M', 'virt,gic-version=3'],
+    model: 'max,pauth-impdef=on',
+    countedModel: 'neoverse-n1',
+    secondArgument: 'x1',
     console: 'ttyAMA0',
   },
   riscv64: {
     make: { arch: 'riscv', cross: 'riscv64-linux-gnu-' },
     cpu: 'riscv64',
-    qemu: ['qemu-system-riscv64', '-M', 'virt', '-cpu', 'max'],
+    qemu: ['qemu-system-riscv64', '-M', 'virt'],
+    model: 'max',
+    countedModel: 'max',
+    secondArgument: 'a1',
     console: 'ttyS0',
   },
 };

@@ -11,11 +11,22 @@ import {
 } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { driversFor, lackOf } from '../jobs/support/drivers.mjs';
-import { readIfThere, runGuest } from './guest.mjs';
+import { clockFor } from './clock.mjs';
+import { qemuVersion, readIfThere, runGuest } from './guest.mjs';
 import { findFaults, findLeaks, mergeLogs } from './kernel-log.mjs';
 import { Machine } from './machine.mjs';
 import { buildDriver, buildModule, hasModule } from './module.mjs';
-import { LAB, NotThereError, needPackages, PROJECT, progress, secondsSince } from './places.mjs';
+import { putPrograms } from './native.mjs';
+import {
+  ARCHITECTURES,
+  LAB,
+  NotThereError,
+  needPackages,
+  PROJECT,
+  progress,
+  secondsSince,
+} from './places.mjs';
+import { preparePlugin, readProfiles, storeFigures } from './profile.mjs';
 import { addToReport } from './report.mjs';
 
 /** What the guest gets no copy of. */
@@ -24,6 +35,11 @@ const RUNS_KEPT = 40;
 /** A run that may still be going on is not removed. */
 const RUN_OLD_MS = 24 * 3600 * 1000;
 const CONSOLE_TAIL = 25;
+/**
+ * With --icount the clock jumps ahead while all processors wait for the host: whatever waits for a
+ * file that the host has not given yet sees much time pass.
+ */
+const ICOUNT_PATIENCE = 10;
 
 /** For bash, whatever it holds. @param {string} word */
 const quote = (word) => `'${word.replaceAll("'", "'\\''")}'`;
@@ -62,15 +78,24 @@ function copyProject(target) {
   }
 }
 
+/** The processor of the guest. */
+const modelFor = ({ arch }, { icount, 'cpu-model': model }) =>
+  model ?? ARCHITECTURES[arch][icount ? 'countedModel' : 'model'];
+
 /** What the guest runs: see lab/guest-init. */
-function startScript(kernel, { job, command, arguments: words, timeout }) {
+function startScript(kernel, options) {
+  const { job, command, arguments: words, timeout, icount } = options;
   const { rows, columns } = process.stdout;
   const environment = {
     VLO_LAB_ARCH: kernel.arch,
     VLO_LAB_KERNEL: kernel.release,
     VLO_LAB_JOB: job,
-    VLO_LAB_TIMEOUT: `${timeout}`,
-    VLO_LAB_PATIENCE: `${kernel.patience}`,
+    // The guest's time has nothing to do with the host's where it counts instructions.
+    VLO_LAB_TIMEOUT: `${icount ? 0 : timeout}`,
+    VLO_LAB_PATIENCE: `${icount ? kernel.patience * ICOUNT_PATIENCE : kernel.patience}`,
+    VLO_LAB_ICOUNT: icount ? '1' : '',
+    VLO_LAB_CPU_MODEL: modelFor(kernel, options),
+    VLO_LAB_QEMU: qemuVersion(kernel.arch),
     // Emulated, most of a program's start is compiling JavaScript.
     NODE_COMPILE_CACHE: '/tmp/node-compile-cache',
     TERM: process.env.TERM ?? 'linux',
@@ -172,13 +197,21 @@ export async function runJob(kernel, options) {
     copyProject(join(run, 'project'));
     if (module !== null) copyFileSync(module, join(run, 'guest/virtio_loopback.ko'));
     for (const [name, path] of drivers) copyFileSync(path, join(run, `guest/${name}.ko`));
+    putPrograms(kernel, options.job, join(run, 'guest'));
     writeFileSync(join(run, 'guest/start'), startScript(kernel, options));
     const isShell = options.job === 'shell' && options.command === undefined;
     const interactive = isShell && process.stdin.isTTY === true;
     if (isShell && !interactive) progress('no terminal: the shell reads nothing; use --command');
-    const { memory, cpus, timeout } = options;
-    const guest = { kernel, run, packages, memory, cpus, timeout, interactive };
-    return judge(run, kernel, options, await runMachine(options.job, guest), started);
+    const { memory, cpus, timeout, icount } = options;
+    const guest = {
+      ...{ kernel, run, packages, memory, cpus, timeout, interactive },
+      ...{ clock: clockFor(icount), model: modelFor(kernel, options) },
+      plugins: preparePlugin(kernel, options, join(run, 'guest')),
+    };
+    const outcome = await runMachine(options.job, guest);
+    process.stdout.write(readProfiles(join(run, 'guest')));
+    storeFigures(join(run, 'guest'));
+    return judge(run, kernel, options, outcome, started);
   } finally {
     rmSync(join(run, 'project'), { recursive: true, force: true });
   }

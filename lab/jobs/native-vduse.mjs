@@ -7,17 +7,15 @@
  *   npm run lab -- native-vduse [-- --rounds 3 --seconds 3]
  */
 
-import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { check, fact, print } from './support/checks.mjs';
-import { run, start, waitFor } from './support/programs.mjs';
+import { run } from './support/programs.mjs';
 import { attach, folder, makeImage, serveWithQemu } from './support/stand.mjs';
 import { insertModule, modprobe } from './support/system.mjs';
+import { exportOverVduse } from './support/vduse-export.mjs';
 
 const SIZE = 64 * 2 ** 20;
-const NAME = 'native';
-const VDPA = `/sys/bus/vdpa/devices/${NAME}`;
 const FIO_MS = 120_000;
 
 const WORK = [
@@ -40,27 +38,6 @@ async function overLoopback(place) {
   await serveWithQemu(socket, await fullImage(place, 'loopback.img'));
   const words = ['--transport', 'loopback', '--name', 'loopback'];
   return (await attach('blk', socket, words)).node;
-}
-
-/** The disk that appears when the kernel is told to use the VDUSE device. */
-async function overVduse(place) {
-  const image = await fullImage(place, 'vduse.img');
-  const program = start([
-    'qemu-storage-daemon',
-    ...['--blockdev', `driver=file,node-name=file,filename=${image},discard=unmap`],
-    ...['--blockdev', 'driver=raw,node-name=disk,file=file,discard=unmap,detect-zeroes=off'],
-    '--export',
-    `type=vduse-blk,id=export,node-name=disk,writable=on,num-queues=1,queue-size=256,name=${NAME}`,
-  ]);
-  const isThere = () => existsSync(`/dev/vduse/${NAME}`) || program.status !== null;
-  await waitFor(isThere, 'VDUSE device of QEMU', 60_000);
-  await run(['vdpa', 'dev', 'add', 'name', NAME, 'mgmtdev', 'vduse']);
-  const disk = () => {
-    const device = readdirSync(VDPA).find((name) => /^virtio\d+$/.test(name));
-    const block = device === undefined ? '' : join(VDPA, device, 'block');
-    return existsSync(block) ? readdirSync(block)[0] : undefined;
-  };
-  return `/dev/${await waitFor(disk, 'disk over VDUSE', 60_000)}`;
 }
 
 async function iops(node, { rw, bs, iodepth }, seconds) {
@@ -92,7 +69,8 @@ export default async function nativeVduse(words) {
     await insertModule();
     const place = folder('native');
     nodes.loopback = await overLoopback(place);
-    nodes.vduse = await overVduse(place);
+    const { node } = await exportOverVduse('native', await fullImage(place, 'vduse.img'));
+    nodes.vduse = node;
     return `${nodes.loopback}, ${nodes.vduse}`;
   });
   for (const work of WORK) {

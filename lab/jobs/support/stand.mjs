@@ -8,6 +8,7 @@ import {
   mkdtempSync,
   openSync,
   readdirSync,
+  statSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { run, start, waitFor } from './programs.mjs';
@@ -36,12 +37,26 @@ export async function serve(type, socket, words) {
   return program;
 }
 
+/**
+ * What qemu-storage-daemon serves, as the node `disk`.
+ * @param {string} image
+ * @param {'threads' | 'io_uring' | 'null'} storage what it reads and writes the image with; null:
+ *   there is nothing behind a disk of the image's size
+ */
+export const qemuBlockdevs = (image, storage = 'threads') =>
+  storage === 'null'
+    ? ['--blockdev', `driver=null-co,node-name=disk,size=${statSync(image).size},read-zeroes=on`]
+    : [
+        '--blockdev',
+        `driver=file,node-name=file,filename=${image},discard=unmap,aio=${storage}`,
+        ...['--blockdev', 'driver=raw,node-name=disk,file=file,discard=unmap,detect-zeroes=off'],
+      ];
+
 /** qemu-storage-daemon on a socket, ready. */
-export async function serveWithQemu(socket, image, { queues = 1 } = {}) {
+export async function serveWithQemu(socket, image, { queues = 1, storage = 'threads' } = {}) {
   const program = start([
     'qemu-storage-daemon',
-    ...['--blockdev', `driver=file,node-name=file,filename=${image},discard=unmap`],
-    ...['--blockdev', 'driver=raw,node-name=disk,file=file,discard=unmap,detect-zeroes=off'],
+    ...qemuBlockdevs(image, storage),
     '--export',
     `type=vhost-user-blk,id=export,node-name=disk,writable=on,num-queues=${queues},` +
       `addr.type=unix,addr.path=${socket}`,

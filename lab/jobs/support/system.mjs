@@ -13,6 +13,11 @@ export const MODULE = `${RUN}/virtio_loopback.ko`;
 export const ARCH = process.env.VLO_LAB_ARCH ?? '';
 /** The release of the kernel, such as 6.12.1. */
 export const KERNEL = process.env.VLO_LAB_KERNEL ?? '';
+/** True when the guest's clock counts instructions: a nanosecond is one that was executed. */
+export const IS_ICOUNT = process.env.VLO_LAB_ICOUNT === '1';
+/** The processor, as QEMU's option -cpu names it, and QEMU's version. */
+export const CPU_MODEL = process.env.VLO_LAB_CPU_MODEL ?? '';
+export const QEMU = process.env.VLO_LAB_QEMU ?? '';
 
 const STACK_LINES = 6;
 /** Who waits for longer than this is stuck, and not only slow. */
