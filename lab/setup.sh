@@ -12,20 +12,20 @@
 #
 #   lab/setup.sh PART...            build what is missing of these (root)
 #   lab/setup.sh --check PART...    only say what is missing; status 0: nothing, 1: something
-#   lab/setup.sh --initramfs ARCH MODULES FILE
+#   lab/setup.sh --initramfs ARCH MODULES FILE [disks]
 #                                   an initramfs for a kernel of one's own, whose modules lie in
-#                                   MODULES/RELEASE
+#                                   MODULES/RELEASE; with "disks" for a guest whose root is on disks
 # shellcheck disable=SC2016 # lines in single quotes are for mmdebstrap's shell
 set -euo pipefail
 
 # Count up when the recipe of a part changes: it is built anew then. The kernels'
 # have initramfs-init in them.
-declare -A RECIPES=([qemu]=1 [root]=2 [kernel]=1 [build]=1 [source]=1)
+declare -A RECIPES=([qemu]=1 [root]=3 [kernel]=1 [build]=1 [source]=1)
 declare -A DEBIAN=([x86-64]=amd64 [arm64]=arm64 [riscv64]=riscv64)
 declare -A SUITE=([newest]=sid [6.12]=trixie)
 LAB=${VLO_LAB:-/var/cache/virtio-loopback/lab}
-HOST_PACKAGES=(mmdebstrap util-linux kmod xz-utils cpio gzip)
-HOST_COMMANDS=(mmdebstrap flock unshare depmod modprobe xz cpio gzip)
+HOST_PACKAGES=(mmdebstrap util-linux kmod xz-utils cpio gzip e2fsprogs)
+HOST_COMMANDS=(mmdebstrap flock unshare depmod modprobe xz cpio gzip mke2fs debugfs)
 QEMU_PACKAGES=(
   qemu-system-x86 qemu-system-arm qemu-system-misc opensbi seabios ipxe-qemu bash coreutils
 )
@@ -33,6 +33,7 @@ ROOT_PACKAGES=(
   bash busybox-static coreutils diffutils findutils gawk grep gzip kmod mount procps sed tar
   util-linux e2fsprogs fio iproute2 libc-bin nodejs qemu-system-common qemu-utils strace xz-utils
   alsa-utils can-utils evtest gpiod
+  curl dmsetup iperf3 passt qemu-block-extra socat vhost-device-vsock virtiofsd
 )
 BUILD_PACKAGES=(
   bash coreutils diffutils findutils gawk grep gzip hostname kmod make perl sed tar util-linux
@@ -42,6 +43,7 @@ BUILD_PACKAGES=(
 )
 # What the initramfs loads before it can mount the root, as far as the kernel has it not built in.
 INITRAMFS_MODULES=(virtio_pci 9pnet_virtio 9p overlay)
+INITRAMFS_DISK_MODULES=(nvme ext4 overlay)
 
 say() { printf 'lab setup: %s\n' "$*"; }
 fail() {
@@ -204,13 +206,15 @@ kernel_part() {
 # A kernel's first root: busybox and the modules that the real root needs, 2 to 3 MB.
 initramfs() {
   local root=$LAB/root-$1/tree modules=$2 target=$3 scratch release module file
+  local names=("${INITRAMFS_MODULES[@]}")
+  if [[ ${4:-} == disks ]]; then names=("${INITRAMFS_DISK_MODULES[@]}"); fi
   release=$(ls "$modules")
   scratch=$(mktemp -d)
   mkdir -p "$scratch"/base/lib "$scratch"/tree/{bin,modules,proc,sys,dev,lower,upper,new}
   ln -s "$(realpath "$modules")" "$scratch/base/lib/modules"
   cp "$root/usr/bin/busybox" "$scratch/tree/bin/busybox"
   ln -s busybox "$scratch/tree/bin/sh"
-  for module in "${INITRAMFS_MODULES[@]}"; do
+  for module in "${names[@]}"; do
     modprobe -d "$scratch/base" -S "$release" --show-depends "$module"
   done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' >"$scratch/files"
   while read -r file; do
@@ -261,7 +265,8 @@ export PATH=$PATH:/usr/sbin:/sbin
 case ${1:-} in
   --check) check_only "${@:2}"; exit ;;
   --initramfs)
-    [[ $# == 4 ]] || fail 'usage: lab/setup.sh --initramfs ARCH MODULES FILE'
+    [[ $# == 4 || ($# == 5 && $5 == disks) ]] ||
+      fail 'usage: lab/setup.sh --initramfs ARCH MODULES FILE [disks]'
     initramfs "${@:2}"
     exit
     ;;

@@ -10,6 +10,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { needsDisks } from './disks.mjs';
 import { readIfThere, runGuest } from './guest.mjs';
 import { findFaults, findLeaks, mergeLogs } from './kernel-log.mjs';
 import { Machine } from './machine.mjs';
@@ -170,7 +171,8 @@ export async function runJob(kernel, options) {
     const interactive = isShell && process.stdin.isTTY === true;
     if (isShell && !interactive) progress('no terminal: the shell reads nothing; use --command');
     const { memory, cpus, timeout } = options;
-    const guest = { kernel, run, packages, memory, cpus, timeout, interactive };
+    const disks = needsDisks(options.job) || options.disks;
+    const guest = { kernel, run, packages, memory, cpus, timeout, interactive, disks };
     return judge(run, kernel, options, await runMachine(options.job, guest), started);
   } finally {
     rmSync(join(run, 'project'), { recursive: true, force: true });
