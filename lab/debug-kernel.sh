@@ -1,25 +1,23 @@
 #!/usr/bin/env bash
-# Builds a kernel that watches itself (KASAN, lockdep, kmemleak and more) for the lab's x86-64
-# guest, from Debian's linux-source and with the few drivers that the lab needs: see
-# debug-kernel.config.
-# It becomes the folder "debug" of the lab ($VLO_LAB, else /var/cache/virtio-loopback/lab):
+# Builds a kernel that watches itself for the lab's x86-64 guest, from Debian's linux-source and with
+# the few drivers that the lab needs:
+#   debug         KASAN, lockdep, kmemleak and more; see debug-kernel.config
+#   debug-kcsan   KCSAN instead; see debug-kernel-kcsan.config for what differs
+# It becomes a folder of that name in the lab ($VLO_LAB, else /var/cache/virtio-loopback/lab):
 #   bzImage, modules/RELEASE, initramfs.gz     for the guest
 #   build                                      what a module out of the tree is built with
 # Run it again at any time: it does nothing when the configuration is the same. For a newer kernel,
-# remove the folders "source" and "debug".
+# remove the folder "source" and its own.
 #
-#   lab/debug-kernel.sh          build it if it is missing (root; 10 to 30 minutes)
-#   lab/debug-kernel.sh --check  only say whether it is missing; status 0: no, 1: yes
+#   lab/debug-kernel.sh [--check] [debug | debug-kcsan]
+#     builds it if it is missing (root; 10 to 30 minutes); --check: only says whether it is missing;
+#     status 0: no, 1: yes
 set -euo pipefail
 
 # Count up when this recipe changes: the kernel is built anew then.
 RECIPE=1
 LAB=${VLO_LAB:-/var/cache/virtio-loopback/lab}
 HERE=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
-CONFIG=$HERE/debug-kernel.config
-TARGET=$LAB/debug
-NEW=$TARGET.new
-LOG=$TARGET.log
 # What is left of the source after the build, for modules: headers, scripts, and objtool.
 KEPT=(Makefile Kbuild Kconfig .config Module.symvers System.map vmlinux include arch scripts tools)
 
@@ -29,7 +27,11 @@ fail() {
   exit 1
 }
 
-wanted_stamp() { (echo "$RECIPE" && cat "$CONFIG") | sha256sum | cut -c1-8; }
+configuration() {
+  cat "$HERE/debug-kernel.config"
+  if [[ $NAME == debug-kcsan ]]; then cat "$HERE/debug-kernel-kcsan.config"; fi
+}
+wanted_stamp() { (echo "$RECIPE" && configuration) | sha256sum | cut -c1-8; }
 is_there() { [[ $(cat "$TARGET/stamp" 2>/dev/null) == "$(wanted_stamp)" ]]; }
 
 # rm -rf follows bind mounts: never remove a tree that something is mounted in.
@@ -54,6 +56,12 @@ kernel_make() {
   fi
 }
 
+# The configuration without what a later line replaces.
+last_of_each() {
+  configuration | awk -F= '/^CONFIG_/ { if (!($1 in line)) order[++count] = $1; line[$1] = $0 }
+    END { for (i = 1; i <= count; i++) print line[order[i]] }'
+}
+
 # The kernel drops without a word what depends on something that is off, or what it does not know.
 check_config() {
   local line name refused=()
@@ -64,7 +72,7 @@ check_config() {
       *=n) if grep -q "^$name=" "$NEW/build/.config"; then refused+=("$line"); fi ;;
       *) if ! grep -qxF "$line" "$NEW/build/.config"; then refused+=("$line"); fi ;;
     esac
-  done <"$CONFIG"
+  done <"$NEW/config"
   [[ ${#refused[@]} == 0 ]] || fail "the kernel did not take ${refused[*]}"
 }
 
@@ -108,8 +116,8 @@ build() {
     --exclude='*/drivers/gpu/drm/*.[ch]' --exclude='*/drivers/media/*.[ch]' \
     --exclude='*/drivers/net/*/*.[ch]' --exclude='*/sound/*.[ch]'
   # The kernel adds this to its release: a module of another build must not fit.
-  echo "-lab-debug-$(wanted_stamp)" >"$NEW/build/localversion-lab"
-  cp "$CONFIG" "$NEW/config"
+  echo "-lab-${NAME#debug-}-$(wanted_stamp)" >"$NEW/build/localversion-lab"
+  last_of_each >"$NEW/config"
   kernel_make KCONFIG_ALLCONFIG=/mnt/module/config allnoconfig
   check_config
   kernel_make "-j$(nproc)" bzImage modules
@@ -126,15 +134,22 @@ build() {
 }
 
 export PATH=$PATH:/usr/sbin:/sbin
-case ${1:-} in
-  --check)
-    if is_there; then exit 0; fi
-    say "missing: $TARGET"
-    exit 1
-    ;;
-  '') ;;
-  *) fail "unknown option $1; usage: lab/debug-kernel.sh [--check]" ;;
-esac
+IS_CHECK=
+if [[ ${1:-} == --check ]]; then
+  IS_CHECK=1
+  shift
+fi
+NAME=${1:-debug}
+[[ $# -le 1 && $NAME =~ ^debug(-kcsan)?$ ]] ||
+  fail 'usage: lab/debug-kernel.sh [--check] [debug | debug-kcsan]'
+TARGET=$LAB/$NAME
+NEW=$TARGET.new
+LOG=$TARGET.log
+if [[ -n $IS_CHECK ]]; then
+  if is_there; then exit 0; fi
+  say "missing: $TARGET"
+  exit 1
+fi
 [[ $EUID == 0 ]] || fail 'needs root'
 mkdir -p "$LAB"
 # Two runs at the same time would build into the same folder: the second waits and finds it there.

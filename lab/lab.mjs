@@ -11,10 +11,15 @@ import {
   customKernel,
   DEBUG_PATIENCE,
   debugKernel,
+  isDebug,
+  MATRIX,
   packagedKernel,
+  readKernels,
 } from './host/kernels.mjs';
+import { isMatrixGood, matrixTable, runMatrix } from './host/matrix.mjs';
 import { buildModule, lintModule } from './host/module.mjs';
-import { ARCHITECTURES, KERNELS, LabError, needParts, PROJECT, progress } from './host/places.mjs';
+import { ARCHITECTURES, LabError, needParts, PROJECT, progress } from './host/places.mjs';
+import { addToReport } from './host/report.mjs';
 import { runJob } from './host/run.mjs';
 
 const JOBS = readdirSync(join(PROJECT, 'lab/jobs'))
@@ -30,11 +35,20 @@ And without a guest:
   build   only build the kernel module
   lint    checkpatch --strict and sparse over the kernel module
   setup   only build what a run needs
-  debug-kernel  only build the kernel of --kernel debug (10 to 30 minutes, once)
+  debug-kernel  only build the kernel of --kernel debug, or of --kernel debug-kcsan
+                (10 to 30 minutes, once)
 
-  --arch <name>          x86-64, arm64, riscv64 or all (default: x86-64)
-  --kernel <version>     newest, 6.12 or debug (default: newest); debug has KASAN, lockdep and
-                         kmemleak, for x86-64
+  --arch <name>          x86-64, arm64, riscv64, some of these with commas between them, or all
+                         (default: x86-64)
+  --kernel <name>        one or more of these, with commas between them (default: newest)
+                           newest            Debian sid's
+                           ${MATRIX.filter((name) => !name.endsWith('-rt')).join(', ')}
+                           NAME-rt           the real-time kernel of one of these
+                           all               all the numbers, with and without -rt
+                           debug             has KASAN, lockdep and kmemleak, for x86-64
+                           debug-kcsan       has KCSAN, which finds data races, for x86-64
+                         With more than one kernel or architecture the job runs on one after the
+                         other; a table ends the output, and status 1 says that one failed
   --timeout <seconds>    end the guest after that (default: 900, debug: 4500; 0: never,
                          as for shell)
   --memory <MiB>         (default: 2048)
@@ -93,9 +107,17 @@ function wholeNumber(name, text, least) {
   return Number(text);
 }
 
-function defaultTimeout(job, kernel) {
-  if (job === 'shell') return '0';
-  return `${kernel === 'debug' ? TIMEOUT * DEBUG_PATIENCE : TIMEOUT}`;
+function timeoutFor(kernel, { job, timeout }) {
+  if (timeout !== undefined) return timeout;
+  if (job === 'shell') return 0;
+  return isDebug(kernel) ? TIMEOUT * DEBUG_PATIENCE : TIMEOUT;
+}
+
+function kernelsOf({ kernel, 'kernel-image': image }) {
+  if (image !== undefined) return ['custom'];
+  const { kernels, unknown } = readKernels(kernel);
+  if (unknown !== undefined) throw new UsageError(`--kernel: not ${unknown}`);
+  return kernels;
 }
 
 function readOptions() {
@@ -112,9 +134,9 @@ function readOptions() {
   if (![...JOBS, 'shell', 'build', 'lint', 'setup', 'debug-kernel'].includes(job)) {
     throw new UsageError(`there is no job ${job}`);
   }
-  const architectures = values.arch === 'all' ? Object.keys(ARCHITECTURES) : [values.arch];
-  if (!(architectures[0] in ARCHITECTURES)) throw new UsageError(`--arch: not ${values.arch}`);
-  if (!KERNELS.includes(values.kernel)) throw new UsageError(`--kernel: not ${values.kernel}`);
+  const architectures = values.arch === 'all' ? Object.keys(ARCHITECTURES) : values.arch.split(',');
+  const unknown = architectures.find((arch) => !(arch in ARCHITECTURES));
+  if (unknown !== undefined) throw new UsageError(`--arch: not ${unknown}`);
   if ((values['kernel-image'] === undefined) !== (values['modules-dir'] === undefined)) {
     throw new UsageError('--kernel-image and --modules-dir go together');
   }
@@ -122,17 +144,17 @@ function readOptions() {
     ...values,
     job,
     architectures,
+    kernels: kernelsOf(values),
     arguments: positionals.slice(words.length),
-    timeout: wholeNumber('timeout', values.timeout ?? defaultTimeout(job, values.kernel), 0),
+    timeout: values.timeout === undefined ? undefined : wholeNumber('timeout', values.timeout, 0),
     memory: wholeNumber('memory', values.memory, 256),
     cpus: wholeNumber('cpus', values.cpus, 1),
   };
 }
 
-function kernelFor(arch, options) {
+function kernelFor(name, arch, options) {
   if (options['kernel-image'] === undefined) {
-    if (options.kernel === 'debug') return debugKernel(arch);
-    return packagedKernel(arch, options.kernel);
+    return isDebug(name) ? debugKernel(arch, name) : packagedKernel(arch, name);
   }
   return customKernel({
     arch,
@@ -149,9 +171,9 @@ function lint(kernel) {
   return complaints.length === 0;
 }
 
-/** One architecture; true when all is well. */
-async function runOne(arch, options) {
-  const kernel = kernelFor(arch, options);
+/** One kernel on one architecture; true when all is well. */
+async function runOne(name, arch, options) {
+  const kernel = kernelFor(name, arch, options);
   if (options.job === 'lint') return lint(kernel);
   if (options.job === 'build') {
     process.stdout.write(`${buildModule(kernel)}\n`);
@@ -159,10 +181,23 @@ async function runOne(arch, options) {
   }
   needParts(['qemu', `root-${arch}`]);
   if (options.job === 'setup') {
-    needParts([`build-${kernel.version}`]);
+    needParts([kernel.tree]);
     return true;
   }
-  return runJob(kernel, options);
+  return runJob(kernel, { ...options, timeout: timeoutFor(name, options) });
+}
+
+/** All kernels on all architectures; true when none failed. */
+async function runAll({ kernels, architectures, ...options }) {
+  const action = (name, arch) => runOne(name, arch, { ...options, kernels });
+  const cells = await runMatrix(kernels, architectures, action);
+  process.stdout.write(`\n${matrixTable(options.job, kernels, architectures, cells)}`);
+  for (const { kernel, arch, outcome, why } of cells) {
+    if (options.report === undefined || outcome !== 'FAIL' || why === '') continue;
+    const title = `${options.job} on ${arch}, kernel ${kernel}: ${why}`;
+    addToReport(options.report, { title, results: '', isClean: false, isGood: false });
+  }
+  return isMatrixGood(kernels, architectures, cells);
 }
 
 async function main() {
@@ -171,15 +206,14 @@ async function main() {
     process.stdout.write(USAGE);
     return 0;
   }
-  if (options.job === 'debug-kernel') {
-    buildDebugKernel();
+  const { job, kernels, architectures } = options;
+  if (job === 'debug-kernel') {
+    buildDebugKernel(isDebug(kernels[0]) ? kernels[0] : 'debug');
     return 0;
   }
-  const failed = [];
-  for (const arch of options.architectures) {
-    if (!(await runOne(arch, options))) failed.push(arch);
-  }
-  return failed.length === 0 ? 0 : STATUS_FAILED;
+  const isSingle = kernels.length * architectures.length === 1;
+  const isGood = await (isSingle ? runOne(kernels[0], architectures[0], options) : runAll(options));
+  return isGood ? 0 : STATUS_FAILED;
 }
 
 try {

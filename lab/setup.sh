@@ -3,14 +3,18 @@
 #   qemu                     Debian trixie tree with QEMU for the three architectures
 #   root-ARCH                Debian sid tree without maintainer scripts: the guest's user land
 #   kernel-ARCH-VERSION      kernel image, modules, headers, and an initramfs for the guest
-#   build-VERSION            Debian tree with the compilers for the three architectures
-#   source                   the kernel's source, for checkpatch (and whoever builds drivers of it)
-# ARCH is x86-64, arm64 or riscv64; VERSION is newest (sid's kernel) or 6.12 (trixie's). The folder
-# is $VLO_LAB, else /var/cache/virtio-loopback/lab. Everything comes by package name through the
-# package manager's own settings. A part that is there is left alone; to get a newer kernel, remove
-# the folder of that part.
+#   build-TREE               Debian tree with compilers for all architectures of its suite's kernels
+#   source                   sid's kernel source, for checkpatch, the debug kernel and drivers
+#   source-NUMBER            the virtio drivers of another kernel's source
+# ARCH is x86-64, arm64 or riscv64. VERSION is newest (sid's kernel) or the number of a kernel in
+# another suite (5.10, 6.1, 6.12, 7.2, 7.3); with "-rt" behind it, the real-time kernel. TREE is
+# newest, 6.12 (also for the backports to trixie), 6.1 or 5.10. The folder is $VLO_LAB, else
+# /var/cache/virtio-loopback/lab. Everything comes by package name through the package manager's own
+# settings. A part that is there is left alone; to get a newer kernel, remove the folder of that
+# part.
 #
-#   lab/setup.sh PART...            build what is missing of these (root)
+#   lab/setup.sh PART...            build what is missing of these (root); status 3: Debian does not
+#                                   have one of them
 #   lab/setup.sh --check PART...    only say what is missing; status 0: nothing, 1: something
 #   lab/setup.sh --initramfs ARCH MODULES FILE [disks]
 #                                   an initramfs for a kernel of one's own, whose modules lie in
@@ -22,7 +26,11 @@ set -euo pipefail
 # have initramfs-init in them.
 declare -A RECIPES=([qemu]=1 [root]=3 [kernel]=1 [build]=1 [source]=1)
 declare -A DEBIAN=([x86-64]=amd64 [arm64]=arm64 [riscv64]=riscv64)
-declare -A SUITE=([newest]=sid [6.12]=trixie)
+declare -A SUITE=(
+  [newest]=sid [5.10]=bullseye [6.1]=bookworm [6.12]=trixie [7.2]=trixie-backports
+  [7.3]=trixie-backports
+)
+declare -A TREE_SUITE=([newest]=sid [5.10]=bullseye [6.1]=bookworm [6.12]=trixie)
 LAB=${VLO_LAB:-/var/cache/virtio-loopback/lab}
 HOST_PACKAGES=(mmdebstrap util-linux kmod xz-utils cpio gzip e2fsprogs)
 HOST_COMMANDS=(mmdebstrap flock unshare depmod modprobe xz cpio gzip mke2fs debugfs)
@@ -41,28 +49,46 @@ BUILD_PACKAGES=(
   libc6-dev-arm64-cross libc6-dev-riscv64-cross libelf1t64 libelf-dev libssl-dev flex bison pahole
   python3-minimal sparse git
 )
+# The older trees build only modules.
+OLD_BUILD_PACKAGES=(
+  bash coreutils diffutils findutils gawk grep gzip hostname kmod make perl sed tar util-linux
+  xz-utils bc binutils gcc gcc-aarch64-linux-gnu libc6-dev libc6-dev-arm64-cross libelf1
+  sparse
+)
 # What the initramfs loads before it can mount the root, as far as the kernel has it not built in.
 INITRAMFS_MODULES=(virtio_pci 9pnet_virtio 9p overlay)
 INITRAMFS_DISK_MODULES=(nvme ext4 overlay)
+# Drivers of hardware that no guest has: a third of a kernel's modules.
+UNUSED_MODULES=(gpu iio infiniband media net/ethernet net/wireless staging)
 
 say() { printf 'lab setup: %s\n' "$*"; }
 fail() {
   printf 'lab setup: %s\n' "$*" >&2
   exit 1
 }
+# Debian does not have what was asked for, or its mirror does not.
+not_there() {
+  printf 'lab setup: %s\n' "$*" >&2
+  exit 3
+}
 
-# Splits the name of a part into KIND, ARCH and VERSION.
+# Splits the name of a part into KIND, ARCH, VERSION and REALTIME ("rt-", as Debian's names have it).
 read_part() {
-  KIND=${1%%-*} ARCH='' VERSION=''
+  KIND=${1%%-*} ARCH='' VERSION='' REALTIME=''
   case $1 in
     qemu | source) ;;
     root-*) ARCH=${1#root-} ;;
     build-*) VERSION=${1#build-} ;;
-    kernel-*-*) VERSION=${1##*-} ARCH=${1#kernel-} ARCH=${ARCH%-*} ;;
+    source-*) VERSION=${1#source-} ;;
+    kernel-*)
+      [[ $1 =~ ^kernel-(x86-64|[^-]+)-([^-]+)(-rt)?$ ]] || fail "unknown part $1"
+      ARCH=${BASH_REMATCH[1]} VERSION=${BASH_REMATCH[2]} REALTIME=${BASH_REMATCH[3]:+rt-}
+      ;;
     *) fail "unknown part $1" ;;
   esac
   [[ -z $ARCH || -n ${DEBIAN[$ARCH]:-} ]] || fail "unknown architecture $ARCH"
   [[ -z $VERSION || -n ${SUITE[$VERSION]:-} ]] || fail "unknown kernel $VERSION"
+  [[ $KIND != build || -n ${TREE_SUITE[$VERSION]:-} ]] || fail "unknown part $1"
 }
 
 is_there() { [[ $(cat "$LAB/$1/stamp" 2>/dev/null) == "${RECIPES[${1%%-*}]}" ]]; }
@@ -110,6 +136,9 @@ bootstrap() {
   remove_tree "$folder"
   if debian_tree "$variant" "$suite" "$folder" "$@" \
     --setup-hook='sed -i "/-updates\|-security/d" "$1/etc/apt/sources.list"'; then return; fi
+  if grep -q 'Mirror sync in progress' "$folder.log"; then
+    not_there "the mirror's list of the packages in $suite does not fit its signature (${ARCH:-all})"
+  fi
   tail -n 20 "$folder.log" >&2
   fail "mmdebstrap could not build the $suite tree; its last lines are above"
 }
@@ -117,7 +146,7 @@ bootstrap() {
 debian_tree() {
   local variant=$1 suite=$2 folder=$3
   shift 3
-  mmdebstrap --mode=root --variant="$variant" --quiet \
+  mmdebstrap --mode=root --variant="$variant" \
     --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Retries "5"' \
     --aptopt='APT::Install-Recommends "false"' --aptopt='APT::Sandbox::User "root"' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
@@ -152,33 +181,69 @@ root_part() {
 }
 
 build_part() {
-  bootstrap extract "${SUITE[$VERSION]}" "$1/tree" --include="$(join "${BUILD_PACKAGES[@]}")"
+  local suite=${TREE_SUITE[$VERSION]} packages=("${BUILD_PACKAGES[@]}")
+  case $suite in
+    sid) ;;
+    trixie) packages=("${OLD_BUILD_PACKAGES[@]/%libelf1/libelf1t64}" gcc-riscv64-linux-gnu pahole) ;;
+    *) packages=("${OLD_BUILD_PACKAGES[@]}") ;;
+  esac
+  # Old suites' packages still have files for /bin and /lib.
+  bootstrap extract "$suite" "$1/tree" --include="$(join "${packages[@]}")" \
+    --setup-hook='for d in bin sbin lib lib64; do
+      mkdir -p "$1/usr/$d"; ln -sfn "usr/$d" "$1/$d"; done'
   ln -sf bash "$1/tree/usr/bin/sh"
   ln -sf gawk "$1/tree/usr/bin/awk"
   mkdir -p "$1/tree"/{proc,dev,tmp,mnt/{module,kernel}}
+  if [[ $suite == sid ]]; then return; fi
+  # Half of a compiler that builds nothing but modules.
+  find "$1/tree/usr" '(' -name lto1 -o -name '*lto-dump*' -o -name 'lib*san.*' -o \
+    -name 'libLLVM*' ')' -delete
+  find "$1/tree/usr" -name cc1 -printf '/usr/%P\0' | xargs -0 chroot "$1/tree" strip
 }
 
+# What the lab reads of the source: all of it once, of other kernels only drivers.
 source_part() {
-  download sid amd64 "$1" 'apt-get download $(apt-cache depends linux-source |
-    sed -n "s/.*Depends: *\(linux-source-[0-9.]*\).*/\1/p")'
+  local suite=${SUITE[${VERSION:-newest}]} wanted=('*/drivers/*virtio*' '*/include/uapi/linux/virtio*')
+  download "$suite" amd64 "$1" "N=$VERSION"'
+    apt-get download ${N:+linux-source-$N} $([ -n "$N" ] || apt-cache depends linux-source |
+      sed -n "s/.*Depends: *\(linux-source-[0-9.]*\).*/\1/p")'
   mkdir "$1/tree"
   unpack "$(echo "$1"/debs/linux-source-*.deb)" "$1/tree"
   mv "$1"/tree/usr/src/linux-source-*.tar.xz "$1/linux-source.tar.xz"
   remove_tree "$1/tree"
   mkdir "$1/tree"
-  tar -x -C "$1/tree" --strip-components=1 -f "$1/linux-source.tar.xz" --wildcards \
-    '*/scripts' '*/Documentation/dev-tools' '*/drivers/*virtio*' '*/include/uapi/linux/virtio*'
+  [[ -n $VERSION ]] || wanted+=('*/scripts' '*/Documentation/dev-tools')
+  tar -x -C "$1/tree" --strip-components=1 -f "$1/linux-source.tar.xz" --wildcards "${wanted[@]}"
+  [[ -z $VERSION ]] || rm "$1/linux-source.tar.xz"
 }
+
+# Names the packages of a kernel in a suite, and downloads them: F is its flavour, A its
+# architecture, and N the beginning of its version. The suite's newest kernel may have another
+# number by now, and this one beside it.
+KERNEL_DEBS='
+  depends() { apt-cache depends "$1:$A" 2>/dev/null |
+    sed -n "s/.* Depends: <*\($2\)\([:>].*\)*$/\1/p"; }
+  V=$(depends linux-image-$F "linux-image-[0-9][^:>]*" | sed s/linux-image-//)
+  case $V in
+    "$N"*) ;;
+    *) V=$(apt-cache search --names-only "^linux-image-$N[^-]*(-[0-9]+)?-$F\$" |
+      sed "s/^linux-image-\([^ :]*\).*/\1/" | sort -V | tail -n 1) ;;
+  esac
+  if [ -z "$V" ]; then touch none; exit; fi
+  apt-get download linux-image-$V:$A linux-headers-$V:$A \
+    $(depends linux-image-$V "linux-[a-z]*-$V" | sed "s/$/:$A/") \
+    $(depends linux-headers-$V "linux-headers-[^:>]*") \
+    $(depends linux-headers-$V "linux-kbuild-[^:>]*" | sed "s/$/:amd64/")'
 
 # The kernel's packages come all in one go, so that image, modules and headers fit together even
 # when the suite moves on in the next minute.
 kernel_part() {
-  local new=$1 a=${DEBIAN[$ARCH]} deb release image
-  download "${SUITE[$VERSION]}" "$(join amd64 "$a")" "$new" "A=$a"'
-    V=$(apt-cache depends linux-image-$A:$A | sed -n "s/.*Depends: linux-image-\([^:]*\).*/\1/p")
-    apt-get download $(apt-cache depends linux-image-$V:$A |
-      sed -n "s/.* Depends: \(linux-[a-z]*-$V\).*/\1:$A/p") linux-image-$V:$A \
-      linux-headers-$V:$A linux-headers-${V%-$A}-common linux-kbuild-${V%-$A}:amd64'
+  local new=$1 a=${DEBIAN[$ARCH]} suite=${SUITE[$VERSION]} deb release image number=''
+  [[ $VERSION == newest ]] || number=$VERSION.
+  download "$suite" "$(join amd64 "$a")" "$new" "A=$a F=$REALTIME$a N=$number$KERNEL_DEBS"
+  if [[ -e $new/debs/none ]]; then
+    not_there "$suite has no linux-image-$REALTIME$a${number:+ of Linux $VERSION}"
+  fi
   mkdir -p "$new/tree" "$new/headers" "$new/lib"
   for deb in "$new"/debs/*.deb; do
     case ${deb##*/} in
@@ -197,7 +262,8 @@ kernel_part() {
     if [[ -f $image ]]; then mv "$image" "$new/vmlinuz"; fi
   done
   [[ -e $new/vmlinuz ]] || fail "no kernel image in the packages of $release"
-  rm -f "$new/lib/modules/$release/"{build,source}
+  rm -rf "$new/lib/modules/$release/"{build,source}
+  rm -rf "${UNUSED_MODULES[@]/#/$new/lib/modules/$release/kernel/drivers/}"
   depmod -b "$new" "$release"
   initramfs "$ARCH" "$new/lib/modules" "$new/initramfs.gz"
   remove_tree "$new/tree"

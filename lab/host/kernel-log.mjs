@@ -33,6 +33,18 @@ const HARMLESS = [
 /** How much of what follows a fault belongs to its story. */
 const LINES_AFTER = 30;
 
+/** KCSAN's report of a race ends with such a line. */
+const REPORT_END = /={40,}$/;
+const RACE = /\bBUG: KCSAN: (data-race|assert)/;
+
+/** The kernel has many data races of its own. Ours has our module on one of its two stacks. */
+function isOthersRace(lines, at) {
+  if (!RACE.test(lines[at])) return false;
+  const length = lines.slice(at).findIndex((line) => REPORT_END.test(line));
+  const report = lines.slice(at, length === -1 ? undefined : at + length);
+  return !report.some((line) => line.includes('[virtio_loopback]'));
+}
+
 /** The moment of a line that begins like `[   12.345678] `, in microseconds; -1 without one. */
 function momentOf(line) {
   const match = /^\[ *(\d+)\.(\d{6})\]/.exec(line);
@@ -51,6 +63,7 @@ export function findFaults(log) {
     const line = lines[at];
     if (!FAULTS.some((pattern) => pattern.test(line))) continue;
     if (HARMLESS.some((pattern) => pattern.test(line))) continue;
+    if (isOthersRace(lines, at)) continue;
     faults.push({ line, story: lines.slice(at, at + LINES_AFTER) });
     at += LINES_AFTER - 1;
   }

@@ -18,6 +18,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { DRIVERS } from '../jobs/support/drivers.mjs';
 import {
   ARCHITECTURES,
   LAB,
@@ -45,14 +46,15 @@ function sourceFiles() {
 }
 
 /**
- * What a kernel for the guest consists of.
- * @typedef {{ arch: string, version: string, release: string, image: string, modules: string,
- *   initramfs: string, build: string, patience?: number }} Kernel
+ * What a kernel for the guest consists of. `version` is what `--kernel` calls it, `tree` the part
+ * with its compilers and `source` that with its drivers' source.
+ * @typedef {{ arch: string, version: string, tree: string, source: string, release: string,
+ *   image: string, modules: string, initramfs: string, build: string, patience: number }} Kernel
  */
 
-/** A command in the build tree; returns its status and all that it printed. */
-function inTree(version, kernel, module, command) {
-  const tree = part(`build-${version}`, 'tree');
+/** A command in a build tree; returns its status and all that it printed. */
+function inTree(name, kernel, module, command) {
+  const tree = part(name, 'tree');
   const { status, stdout } = spawnSync(
     'bash',
     ['-c', 'exec "$@" 2>&1', '-', join(PROJECT, 'lab/chroot.sh'), tree, kernel, module, ...command],
@@ -105,7 +107,7 @@ function buildIn(scratch, kernel, name, target) {
   const started = performance.now();
   try {
     const command = [...makeCommand(kernel), 'modules'];
-    const { status, output } = inTree(kernel.version, kernel.build, scratch, command);
+    const { status, output } = inTree(kernel.tree, kernel.build, scratch, command);
     const warnings = output.split('\n').filter(isWarning);
     if (status !== 0 || warnings.length > 0 || !existsSync(join(scratch, name))) {
       process.stderr.write(output);
@@ -127,37 +129,18 @@ function buildIn(scratch, kernel, name, target) {
  */
 export function buildModule(kernel) {
   if (!hasModule()) throw new LabError('there is no kernel/Kbuild in this checkout');
-  needParts([`build-${kernel.version}`]);
+  needParts([kernel.tree]);
   const files = sourceFiles().map((path) => ({ path, content: readFileSync(join(SOURCE, path)) }));
   const target = targetFor(kernel, files);
   if (!existsSync(target)) buildIn(scratchCopy(), kernel, MODULE, target);
   return target;
 }
 
-/** Drivers of the kernel's that Debian's kernels do not have: where their source is. */
-const DRIVERS = {
-  'gpio-virtio': 'drivers/gpio/gpio-virtio.c',
-  virtio_can: 'drivers/net/can/virtio_can.c',
-};
-/** The jobs that need one. */
-const DRIVERS_OF = {
-  gpio: ['gpio-virtio'],
-  machine: ['gpio-virtio'],
-  can: ['virtio_can'],
-  devices: ['gpio-virtio', 'virtio_can'],
-};
-
-/** Drivers that a job finds beside our module. @param {string} job @returns {string[]} */
-export const driversFor = (job) => DRIVERS_OF[job] ?? [];
-
 /** Builds a driver of the kernel's, unchanged. @param {Kernel} kernel @param {string} name */
 export function buildDriver(kernel, name) {
-  if (kernel.version !== 'newest') {
-    throw new LabError(`${name} is built for the newest kernel only: its source is`);
-  }
-  needParts([`build-${kernel.version}`, 'source']);
+  needParts([kernel.tree, kernel.source]);
   const path = `${name}.c`;
-  const content = readFileSync(part('source', 'tree', DRIVERS[name]));
+  const content = readFileSync(part(kernel.source, 'tree', DRIVERS[name].source));
   const target = targetFor(kernel, [{ path, content }]);
   if (existsSync(target)) return target;
   const scratch = makeScratch();
@@ -173,11 +156,11 @@ const CHECKPATCH_IGNORE = 'LINUX_VERSION_CODE';
 /** Runs checkpatch and sparse over the module; returns the complaints, none when it is clean. */
 export function lintModule(kernel) {
   if (!hasModule()) throw new LabError('there is no kernel/Kbuild in this checkout');
-  needParts([`build-${kernel.version}`, 'source']);
+  needParts([kernel.tree, 'source']);
   const scratch = scratchCopy();
   try {
     const files = sourceFiles().filter((path) => /\.[ch]$/.test(path));
-    const checkpatch = inTree(kernel.version, part('source', 'tree'), scratch, [
+    const checkpatch = inTree(kernel.tree, part('source', 'tree'), scratch, [
       'perl',
       '/mnt/kernel/scripts/checkpatch.pl',
       '--no-tree',
@@ -190,13 +173,15 @@ export function lintModule(kernel) {
       '--file',
       ...files,
     ]);
-    const sparse = inTree(kernel.version, kernel.build, scratch, [
+    const sparse = inTree(kernel.tree, kernel.build, scratch, [
       ...makeCommand(kernel).filter((word) => word !== 'KCFLAGS=-Werror'),
       // Not C=2: Debian's headers lack the script that judges the checker.
       'KBUILD_CHECKSRC=2',
       'modules',
     ]);
-    const isChecked = sparse.status === 0 && /^ +CHECK +virtio_loopback\.c$/m.test(sparse.output);
+    // Kernels before 6.12 name the whole path.
+    const checked = [...sparse.output.matchAll(/^ +CHECK +(?:\/mnt\/module\/)?(\S+)$/gm)];
+    const isChecked = sparse.status === 0 && checked.some(([, path]) => files.includes(path));
     if (!isChecked) process.stderr.write(sparse.output);
     return [
       ...checkpatch.output.split('\n').filter((line) => line !== ''),

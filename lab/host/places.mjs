@@ -38,10 +38,14 @@ export const ARCHITECTURES = {
     console: 'ttyS0',
   },
 };
-export const KERNELS = ['newest', '6.12', 'debug'];
 
 /** The lab can not do what was asked; the message says why. */
 export class LabError extends Error {}
+
+/** Debian does not have what was asked for, or does not have it for this architecture. */
+export class NotThereError extends LabError {}
+/** The status of lab/setup.sh for that. */
+const STATUS_NOT_THERE = 3;
 
 /** @param {string} line */
 export const progress = (line) => process.stderr.write(`lab: ${line}\n`);
@@ -56,8 +60,13 @@ export const part = (name, ...path) => join(LAB, name, ...path);
 export function needParts(names) {
   const setup = spawnSync(join(PROJECT, 'lab/setup.sh'), names, {
     env: { ...process.env, VLO_LAB: LAB },
-    stdio: ['ignore', process.stderr, 'inherit'],
+    stdio: ['ignore', process.stderr, 'pipe'],
+    encoding: 'utf8',
   });
+  process.stderr.write(setup.stderr);
+  if (setup.status === STATUS_NOT_THERE) {
+    throw new NotThereError(setup.stderr.trim().split('\n').at(-1).replace('lab setup: ', ''));
+  }
   if (setup.status !== 0) throw new LabError('lab/setup.sh failed');
 }
 

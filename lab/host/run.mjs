@@ -10,12 +10,13 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { driversFor, lackOf } from '../jobs/support/drivers.mjs';
 import { needsDisks } from './disks.mjs';
 import { readIfThere, runGuest } from './guest.mjs';
 import { findFaults, findLeaks, mergeLogs } from './kernel-log.mjs';
 import { Machine } from './machine.mjs';
-import { buildDriver, buildModule, driversFor, hasModule } from './module.mjs';
-import { LAB, needPackages, PROJECT, progress, secondsSince } from './places.mjs';
+import { buildDriver, buildModule, hasModule } from './module.mjs';
+import { LAB, NotThereError, needPackages, PROJECT, progress, secondsSince } from './places.mjs';
 import { addToReport } from './report.mjs';
 
 /** What the guest gets no copy of. */
@@ -36,16 +37,17 @@ function removeOldRuns(runs) {
   }
 }
 
-function newRunFolder(kernel, { job, results }) {
+function newRunFolder(kernel, { job, results, kernels }) {
   if (results !== undefined) {
-    const folder = resolve(results, `${job}-${kernel.arch}`);
+    const suffix = kernels.length > 1 ? `-${kernel.version}` : '';
+    const folder = resolve(results, `${job}-${kernel.arch}${suffix}`);
     rmSync(folder, { recursive: true, force: true });
     mkdirSync(folder, { recursive: true });
     return folder;
   }
   const runs = join(LAB, 'runs');
   const time = new Date().toISOString().replace(/[:.]/g, '-');
-  const folder = join(runs, `${time}-${job}-${kernel.arch}-${process.pid}`);
+  const folder = join(runs, `${time}-${job}-${kernel.arch}-${kernel.version}-${process.pid}`);
   mkdirSync(folder, { recursive: true });
   removeOldRuns(runs);
   return folder;
@@ -156,9 +158,14 @@ function judge(run, kernel, { job, report }, { tooEarly, complaints }, started) 
  * @param {import('./module.mjs').Kernel} kernel
  */
 export async function runJob(kernel, options) {
+  const lack = lackOf(options.job, kernel.release);
+  if (lack !== null) throw new NotThereError(lack);
   const packages = needPackages(kernel.arch);
   const module = options.module && kernel.build !== '' && hasModule() ? buildModule(kernel) : null;
-  const drivers = driversFor(options.job).map((name) => [name, buildDriver(kernel, name)]);
+  const drivers = driversFor(options.job, kernel.release).map((name) => [
+    name,
+    buildDriver(kernel, name),
+  ]);
   const run = newRunFolder(kernel, options);
   const started = performance.now();
   mkdirSync(join(run, 'guest'));

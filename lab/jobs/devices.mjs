@@ -3,12 +3,19 @@
  * theirs: `short` leaves out what takes minutes.
  */
 
-import { group } from './support/checks.mjs';
+import { check, group, skip } from './support/checks.mjs';
+import { lackOf } from './support/drivers.mjs';
+import { KERNEL } from './support/system.mjs';
 
 const JOBS = ['console', 'gpio', 'input', 'can', 'sound'];
 
 export default async function devices(words) {
   for (const name of JOBS) {
+    const lack = lackOf(name, KERNEL);
+    if (lack !== null) {
+      await check(name, () => skip(lack));
+      continue;
+    }
     const { default: job } = await import(`./${name}.mjs`);
     await group(name, () => job(words));
   }

@@ -33,6 +33,8 @@ export interface KernelOptions {
   readonly queueSize?: number;
   /** Time in ms that requests wait for another adapter when this one dies; default 30,000. */
   readonly takeoverMs?: number;
+  /** Time in ms that a driver's reset waits for the back end to stop; default 10,000. */
+  readonly stopMs?: number;
 }
 
 export interface AttachOptions {

@@ -39,6 +39,11 @@ export interface DeviceType {
   readonly refused: bigint;
   /** Config space where the back end has none, and the features that go with it. */
   readonly substitute: ((name: string) => { config: Uint8Array; features: bigint }) | null;
+  /**
+   * Queues that hold buffers for the device to fill. The driver waits for none of them, so they do
+   * not fail when the device goes.
+   */
+  isInbound(index: number): boolean;
   /** Fields that a driver writes to set something, and the feature by which it may. */
   readonly writable: readonly { offset: number; size: number; feature: bigint }[];
   /** Writes to config space choose what reads show: the back end is asked after each of them. */
@@ -83,6 +88,10 @@ function fsSubstitute(name: string): { config: Uint8Array; features: bigint } {
   return { config, features: 0n };
 }
 
+const isFirst = (index: number): boolean => index === 0;
+const isSecond = (index: number): boolean => index === 1;
+const isEven = (index: number): boolean => index % 2 === 0;
+
 type Traits = Partial<Omit<DeviceType, 'name' | 'deviceId' | 'configSize'>> & {
   readonly id: number;
   readonly config: number | ((features: bigint) => number);
@@ -94,7 +103,7 @@ const ID = { ...VIRTIO_ID, rtc: 17, scmi: 32 };
 const TRAITS: Readonly<Record<string, Traits>> = {
   net: {
     ...{ id: ID.net, config: 24, queues: 2, queueSize: 256 },
-    ...{ refused: NET_REFUSED, substitute: netSubstitute },
+    ...{ refused: NET_REFUSED, substitute: netSubstitute, isInbound: isEven },
   },
   blk: {
     id: ID.blk,
@@ -112,23 +121,28 @@ const TRAITS: Readonly<Record<string, Traits>> = {
     ...{ id: ID.console, config: 12, refused: bits(0, 2) },
     // The first port has its queues with or without the field; control queues come with it.
     count: { offset: 4, size: 4, queuesEach: 2, queuesMore: 2, feature: CONSOLE_MULTIPORT },
-    queues: 2,
+    ...{ queues: 2, isInbound: isEven },
   },
   rng: { id: ID.rng, config: 0, poolSize: MIB },
   scsi: {
-    ...{ id: ID.scsi, config: 36, queueSize: 128, poolSize: 64 * MIB },
+    ...{ id: ID.scsi, config: 36, queueSize: 128, poolSize: 64 * MIB, isInbound: isSecond },
     count: { offset: 0, size: 4, queuesEach: 1, queuesMore: 2, feature: 0n },
   },
-  gpu: { id: ID.gpu, config: 16, queues: 2, poolSize: 64 * MIB },
-  rtc: { id: ID.rtc, config: 0, poolSize: MIB },
-  input: { id: ID.input, config: 136, queues: 2, poolSize: MIB, isConfigWindow: true },
-  vsock: { id: ID.vsock, config: 8, queues: 3, queueSize: 128 },
+  rtc: { id: ID.rtc, config: 0, poolSize: MIB, isInbound: isSecond },
+  input: {
+    ...{ id: ID.input, config: 136, queues: 2, poolSize: MIB },
+    ...{ isConfigWindow: true, isInbound: isFirst },
+  },
+  vsock: {
+    ...{ id: ID.vsock, config: 8, queues: 3, queueSize: 128 },
+    isInbound: (index) => index !== 1,
+  },
   crypto: {
     ...{ id: ID.crypto, config: 56 },
     count: { offset: 4, size: 4, queuesEach: 1, queuesMore: 1, feature: 0n },
   },
   sound: {
-    ...{ id: ID.sound, queues: 4 },
+    ...{ id: ID.sound, queues: 4, isInbound: isSecond },
     config: (features) => ((features & SOUND_CTLS) !== 0n ? 16 : 12),
   },
   fs: {
@@ -137,11 +151,14 @@ const TRAITS: Readonly<Record<string, Traits>> = {
     // Notifications of the file system and its shared memory have no way through here.
     refused: bits(0),
   },
-  scmi: { id: ID.scmi, config: 0, queues: 2, poolSize: MIB },
+  scmi: { id: ID.scmi, config: 0, queues: 2, poolSize: MIB, isInbound: isSecond },
   i2c: { id: ID.i2c, config: 0, poolSize: MIB },
-  can: { id: ID.can, config: 2, queues: 3, poolSize: 4 * MIB },
+  can: { id: ID.can, config: 2, queues: 3, poolSize: 4 * MIB, isInbound: isSecond },
   // Linux's driver has a buffer for each interrupt in the queue at once.
-  gpio: { id: ID.gpio, config: 8, queues: 2, queueSize: 256, poolSize: MIB },
+  gpio: {
+    ...{ id: ID.gpio, config: 8, queues: 2, queueSize: 256, poolSize: 2 * MIB },
+    isInbound: isSecond,
+  },
 };
 
 function complete(name: string, { id, config, ...traits }: Traits): DeviceType {
@@ -151,6 +168,7 @@ function complete(name: string, { id, config, ...traits }: Traits): DeviceType {
     configSize: typeof config === 'number' ? () => config : config,
     ...{ queues: 1, count: null, queueSize: QUEUE_SIZE, poolSize: POOL_SIZE },
     ...{ refused: 0n, substitute: null, writable: [], isConfigWindow: false },
+    isInbound: () => false,
     ...traits,
   };
 }

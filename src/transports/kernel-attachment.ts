@@ -12,6 +12,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VloError } from '../errors.js';
 import { Relay, type RelayTarget } from '../vhost-user/index.js';
+import { F } from '../virtio/index.js';
 import type { Attachment, AttachmentState, AttachOptions, TransportName } from './attachment.js';
 import type { DeviceType } from './device-types.js';
 import { ConfigMirror } from './kernel-config.js';
@@ -25,6 +26,9 @@ const REMOVE_MS_MAX = 10_000;
 const NODE_MS_MAX = 10_000;
 /** How long a driver may be held up by a back end that answers a write to config space, in ms. */
 const CONFIG_MS_MAX = 1000;
+/** A back end that breaks its rings more often than this, within this time in ms, is given up. */
+const BREAKS_MAX = 5;
+const BREAKS_MS = 60_000;
 
 /**
  * Attaches a back end to the kernel.
@@ -52,6 +56,8 @@ class KernelAttachment implements Attachment, PortHandler {
   private config!: ConfigMirror;
   private failure: VloError | null = null;
   private isBroken = false;
+  /** When rings were broken, in ms. */
+  private breaks: number[] = [];
   private closing: Promise<void> | null = null;
   private readonly aborter = new AbortController();
   /** Resolves when the kernel has removed the device, or can do no more about it. */
@@ -116,7 +122,8 @@ class KernelAttachment implements Attachment, PortHandler {
       path: socket,
       reconnect: { limitMs: reconnectMs },
       log,
-      failRequests: () => this.port.failRequests(),
+      renew: () => this.renewed(),
+      failRequests: () => this.port.failRequests?.() ?? null,
       keepInflight: (memory, size) => this.port.keepInflight?.(memory, size) ?? null,
       events: {
         onDisconnect: () => {
@@ -131,7 +138,7 @@ class KernelAttachment implements Attachment, PortHandler {
         onFail: (error) => this.fail(error),
         onDeviceError: (error) => this.fail(error),
         onConfigChange: () => void this.configure(() => this.config.fromBackEnd()),
-        onPast: (past) => this.port.stash(past),
+        onPast: (past) => this.port.stash?.(past),
       },
     });
   }
@@ -141,7 +148,7 @@ class KernelAttachment implements Attachment, PortHandler {
     const { port, relay, options } = this;
     options.log(`took over the device '${options.name}', whose adapter had died`);
     checkTakenOver(spec, port.identity, relay);
-    const past = port.takeStash();
+    const past = port.takeStash?.() ?? null;
     if (past === null) return;
     try {
       relay.adopt(past);
@@ -184,6 +191,18 @@ class KernelAttachment implements Attachment, PortHandler {
     return { features: features & this.relay.offered, regions, queues };
   }
 
+  /** The rings for another back end, where the port makes them anew. */
+  private renewed(): RelayTarget | null {
+    const { port } = this;
+    return port.renew === undefined ? null : this.target(port.renew());
+  }
+
+  /** @internal */
+  ringFeatures(): bigint {
+    const { packed = false } = this.options.kernel ?? {};
+    return this.relay.offered & (F.EVENT_IDX | F.INDIRECT_DESC | (packed ? F.RING_PACKED : 0n));
+  }
+
   private serveFailed(error: unknown): void {
     if (!(error instanceof VloError)) throw error;
     if (this.closing === null) this.fail(error);
@@ -210,8 +229,24 @@ class KernelAttachment implements Attachment, PortHandler {
     return this.configTurn;
   }
 
-  /** @internal The device stays until it is taken down: its other queues may go on. */
+  /** @internal */
   broken(): void {
+    if (this.port.renew !== undefined) this.replaceBackEnd();
+    else this.driverStopped();
+  }
+
+  /** The kernel hears that back end no more. Requests wait for another, which may be the same. */
+  private replaceBackEnd(): void {
+    const message = 'the back end broke a ring: it wrote what no device may write';
+    const error = new VloError('VLO_DEVICE_FAILED', message);
+    const now = performance.now();
+    this.breaks = [...this.breaks.filter((time) => now - time < BREAKS_MS), now];
+    if (this.breaks.length > BREAKS_MAX) this.fail(error);
+    else this.relay.replace(error);
+  }
+
+  /** The device stays until it is taken down: its other queues may go on. */
+  private driverStopped(): void {
     this.isBroken = true;
     const message = 'the driver found a ring broken: the back end wrote what no device may write';
     this.change('failed', new VloError('VLO_DEVICE_FAILED', message));

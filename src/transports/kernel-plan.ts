@@ -13,6 +13,8 @@ import { refuseConsole } from './loopback/console.js';
 const QUEUES_MAX = 64;
 /** How long requests wait for another adapter when this one dies, in ms. */
 export const TAKEOVER_MS = 30_000;
+/** How long a driver's reset waits for the back end to stop, in ms. */
+const STOP_MS = 10_000;
 
 /**
  * Features that are not passed on. Those of vhost-user mean nothing to a driver; what a port serves
@@ -89,6 +91,7 @@ export async function planDevice(
     );
   }
   const queueSize = kernel.queueSize ?? type.queueSize;
+  const indexes = Array.from({ length: count }, (_, index) => index);
   return {
     name,
     type: type.name,
@@ -98,8 +101,11 @@ export async function planDevice(
     config,
     isConfigWindow: type.isConfigWindow,
     memory: kernel.memory ?? 'bounce',
+    inbound: indexes.filter((index) => type.isInbound(index)),
+    early: [],
     poolSize: kernel.poolSize ?? type.poolSize,
     takeoverMs: kernel.takeoverMs ?? TAKEOVER_MS,
+    stopMs: kernel.stopMs ?? STOP_MS,
     log,
   };
 }

@@ -4,7 +4,8 @@
  *
  *   engine ── open(spec) ─► transport ─► port ── listen(handler)
  *   port   ── changed, configWritten, broken, gone ─► engine
- *   engine ── state, readConfig, writeConfig, stash, failRequests, remove, close ─► port
+ *   engine ── state, renew, readConfig, writeConfig, remove, close ─► port
+ *   engine ── keepInflight, stash, takeStash, failRequests ─► port, where it cannot renew its rings
  *
  * The port owns what the kernel handed out (memory files, eventfds, addresses) and says as a value
  * what holds now: {@link PortState}. The engine makes the rings of the back end like it. There are
@@ -35,10 +36,16 @@ export interface PortSpec {
   /** A driver that writes config space is to wait for {@link PortHandler.configWritten}. */
   readonly isConfigWindow: boolean;
   readonly memory: PortMemory;
+  /** Numbers of the queues that hold buffers for the device to fill; no driver waits for one. */
+  readonly inbound: readonly number[];
+  /** Numbers of the queues whose driver busy-waits for its requests. */
+  readonly early: readonly number[];
   /** Bytes of the pool that rings and bounced buffers share. */
   readonly poolSize: number;
   /** Time in ms that requests wait for another adapter when this one dies. */
   readonly takeoverMs: number;
+  /** Time in ms that a driver's reset waits for the back end to stop. */
+  readonly stopMs: number;
   readonly log: (line: string) => void;
 }
 
@@ -86,7 +93,12 @@ export interface PortHandler {
   changed(state: PortState, wasReset: boolean): Promise<void>;
   /** The driver wrote config space. It may be waiting until this resolves. */
   configWritten(): Promise<void>;
-  /** The driver found a ring broken: it is not served before a reset. */
+  /** Features of rings that the present back end has, and that may be used: for {@link renew}. */
+  ringFeatures(): bigint;
+  /**
+   * A ring is broken: the back end wrote what no device may write. Ports that can renew their rings
+   * go on with another back end; else the driver has stopped, and nothing goes on before a reset.
+   */
   broken(): void;
   /** The device is gone: after {@link KernelPort.remove}, or because the kernel took it away. */
   gone(): void;
@@ -103,6 +115,12 @@ export interface KernelPort {
   listen(handler: PortHandler): void;
   /** The state now. */
   state(): PortState;
+  /**
+   * Makes rings and memory anew for another back end, with all outstanding requests in them. Ports
+   * without it leave the rings as the last back end left them.
+   * @throws VloError VLO_TRANSPORT_UNAVAILABLE when the kernel has no memory for them
+   */
+  renew?(): PortState;
   /** The whole config space, with what the driver wrote. */
   readConfig(): Uint8Array;
   /** Changes config space and tells the driver. */
@@ -114,15 +132,15 @@ export interface KernelPort {
    */
   keepInflight?(memory: Fd, size: number): Fd | null;
   /** Keeps for the next adapter that rings are served, and how far; null: none is any more. */
-  stash(past: RelayPast | null): void;
+  stash?(past: RelayPast | null): void;
   /** What a dead adapter left; null when it served no ring. The descriptor is the caller's. */
-  takeStash(): RelayPast | null;
+  takeStash?(): RelayPast | null;
   /**
    * Has all outstanding requests fail, since no back end knows of them any more; the device goes on
    * with those that come. Returns how many failed; null where this port cannot do it (then the
-   * device is failed). Nobody serves the rings during the call.
+   * device is failed). No back end serves the rings during the call.
    */
-  failRequests(): number | null;
+  failRequests?(): number | null;
   /** Waits until applications can open something, and says what: `/dev/vda`. Null: nothing known.
    * */
   findNode(signal: AbortSignal): Promise<string | null>;

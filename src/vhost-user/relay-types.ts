@@ -24,6 +24,11 @@ export interface RelayQueue {
   readonly descriptor: number;
   readonly driver: number;
   readonly device: number;
+  /**
+   * Where the back end starts, as SET_VRING_BASE has it, of a ring whose driver's side makes it anew
+   * for each back end; left out, the relay finds out what the last back end left.
+   */
+  readonly base?: number;
   /** Signalled by the driver. */
   readonly kick: Fd;
   /** Signalled by the back end. */

@@ -41,6 +41,11 @@ export interface RelayOptions {
   readonly reconnect?: ReconnectOptions;
   readonly events?: RelayEvents;
   /**
+   * Makes rings and memory anew for another back end, with all outstanding requests in them, where
+   * the driver's side can do that; null: the rings go on as the last back end left them.
+   */
+  readonly renew?: () => RelayTarget | null;
+  /**
    * Has all outstanding requests of the rings fail, which nobody serves meanwhile; returns how many
    * did, or null where that cannot be done.
    */
@@ -284,22 +289,29 @@ export class Relay {
 
   /** A session after the first: all that the target has. */
   private async resume(session: FrontEndSession): Promise<void> {
-    const { target } = this;
     this.shared = [];
     if (session.queueCount < this.queueCount) {
       const counts = `${session.queueCount} queues; ${this.queueCount} are in use`;
       throw new VloError('VLO_BACKEND_FEATURES', `the back end has ${counts}`);
     }
-    if (target === null) return;
-    await session.useFeatures(target.features);
-    this.shared = [...target.regions];
+    if (this.target === null) return;
+    this.target = this.options.renew?.() ?? this.target;
+    const { features, regions, queues } = this.target;
+    await session.useFeatures(features);
+    this.shared = [...regions];
     await shareAll(session, this.shared.map(describe));
     if (this.hasPast || this.rings.size > 0) await this.handOver(session);
-    await this.startRings(session, target.queues);
+    await this.startRings(session, queues);
+  }
+
+  /** The driver's side makes rings anew, and knows all requests in them. */
+  private get isRenewed(): boolean {
+    return this.target!.queues.every(({ base }) => base !== undefined);
   }
 
   /** Has a back end know of the requests in flight, or makes that there are none. */
   private async handOver(session: FrontEndSession): Promise<void> {
+    if (this.isRenewed) return;
     if (await this.inflight.handOver(session)) return;
     this.options.events?.onPast?.({ memory: null });
     const isPacked = (this.target!.features & F.RING_PACKED) !== 0n;
@@ -323,7 +335,7 @@ export class Relay {
     for (const queue of queues) {
       const { index, size, kick, call } = queue;
       const base = this.base(queue, old.includes(queue));
-      const { err } = this.rings.get(index) ?? this.makeRing(queue);
+      const { err } = this.ringOf(queue);
       await startRing(session, { index, size, base, address: addressOf(queue), kick, call, err });
     }
     await session.sendDriverOk();
@@ -334,6 +346,7 @@ export class Relay {
   }
 
   private async prepareInflight(session: FrontEndSession): Promise<void> {
+    if (this.isRenewed) return;
     if (this.inflight.stash === null) {
       await this.inflight.prepare(session, this.queueCount, this.queueSize);
     } else if (this.isTold) {
@@ -341,6 +354,15 @@ export class Relay {
     }
     this.options.events?.onPast?.({ memory: this.inflight.stash });
     this.isTold = true;
+  }
+
+  /** The ring that the queue had with the last back end, or a new one. */
+  private ringOf(queue: RelayQueue): Ring {
+    const old = this.rings.get(queue.index);
+    if (old === undefined) return this.makeRing(queue);
+    const ring = { ...old, queue };
+    this.rings.set(queue.index, ring);
+    return ring;
   }
 
   private makeRing(queue: RelayQueue): Ring {
@@ -354,12 +376,18 @@ export class Relay {
   }
 
   private base(queue: RelayQueue, hasPast: boolean): number {
+    if (queue.base !== undefined) return queue.base;
     const { features, regions } = this.target!;
     const isPacked = (features & F.RING_PACKED) !== 0n;
     if (!hasPast) return isPacked ? PACKED_BASE_FIRST : 0;
     if (!isPacked) return usedIndexOf(queue, regions);
     const { stash } = this.inflight;
     return stash === null ? PACKED_BASE_FIRST : packedBase(queue.index, stash);
+  }
+
+  /** Parts with the back end, which did what it must not, and looks for another. */
+  replace(error: VloError): void {
+    this.keeper.session.close(error);
   }
 
   /** Stops what is served, where a back end is there, and lets everything go. Idempotent. */

@@ -33,6 +33,24 @@ describe('findFaults', () => {
     'KFENCE: initialized - using 2097152 bytes for 255 objects',
   ])('not: %s', (text) => expect(findFaults(at(1, text))).toEqual([]));
 
+  test('of data races, only those that our module is part of', () => {
+    const race = (frame: string) => [
+      at(1, 'BUG: KCSAN: data-race in one / other'),
+      at(1, ''),
+      at(1, 'write to 0xffff8880 of 8 bytes by task 487 on cpu 0:'),
+      at(1, ` ${frame}`),
+      at(1, '='.repeat(66)),
+    ];
+    const theirs = race('tick_sched_timer+0x1d/0x30');
+    const ours = race('vlo_kick+0x1d/0x30 [virtio_loopback]');
+    expect(findFaults(theirs.join('\n'))).toEqual([]);
+    // The end of a report ends the search for our module in it.
+    expect(findFaults([...theirs, ...ours].join('\n'))).toEqual([{ line: ours[0], story: ours }]);
+    expect(findFaults([...theirs, at(2, 'WARNING: something else')].join('\n'))).toHaveLength(1);
+    // A guest may end in the middle of one.
+    expect(findFaults(ours.slice(0, -1).join('\n'))).toHaveLength(1);
+  });
+
   test('what follows a fault belongs to it, until it is told', () => {
     const story = Array.from({ length: 29 }, (_, i) => at(2, `WARNING: part ${i}`));
     const faults = findFaults(

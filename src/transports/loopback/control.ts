@@ -14,7 +14,7 @@ import {
   VloInfo,
   VloMemory,
   VloQueue,
-  VloStash,
+  VloSession,
 } from './uapi.js';
 
 export const LOOPBACK_NODE = '/dev/virtio-loopback';
@@ -28,6 +28,7 @@ type StructValueOf<S> = S extends Struct<infer T> ? T : never;
 export type LoopbackInfo = StructValueOf<typeof VloInfo>;
 export type LoopbackEvent = StructValueOf<typeof VloEvent>;
 export type LoopbackQueue = StructValueOf<typeof VloQueue>;
+export type LoopbackSession = StructValueOf<typeof VloSession>;
 
 /** A feature word as the module's bytes. */
 export function featureBytes(features: bigint): Uint8Array {
@@ -53,7 +54,7 @@ export function queueSizes(bytes: Uint8Array, count: number): number[] {
 }
 
 /** Room for the largest structure. */
-const BUFFER_SIZE = 512;
+const BUFFER_SIZE = Math.max(VloCreate.size, VloInfo.size, VloConfig.size);
 
 /** Why the module cannot be used; null when it can. Nothing stays open. */
 export function loopbackProblem(): VloError | null {
@@ -144,19 +145,9 @@ export class LoopbackControl {
     this.call('ACK', this.buffer.address);
   }
 
-  setStash(fd: Fd | null, note: Uint8Array): void {
-    this.put('SET_STASH', VloStash, { fd: fd?.number ?? -1, noteSize: note.length, note });
-  }
-
-  /** The descriptor is the caller's. */
-  getStash(): { fd: Fd | null; note: Uint8Array } {
-    const { fd, noteSize, note } = this.exchange('GET_STASH', VloStash, { fd: -1 });
-    return { fd: fd < 0 ? null : new Fd(fd), note: note.slice(0, noteSize) };
-  }
-
-  /** Returns how many failed. */
-  failRequests(): number {
-    return this.call('FAIL_REQUESTS', 0);
+  /** Begins a session whose rings have these features. */
+  start(ringFeatures: bigint): LoopbackSession {
+    return this.exchange('START', VloSession, { ringFeatures: featureBytes(ringFeatures) });
   }
 
   remove(): void {

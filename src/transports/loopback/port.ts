@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SystemError, VloError } from '../../errors.js';
 import { createEventFd, Watch } from '../../native/index.js';
-import type { RelayPast, RelayRegion } from '../../vhost-user/index.js';
+import type { RelayRegion } from '../../vhost-user/index.js';
 import { F, STATUS } from '../../virtio/index.js';
 import type {
   KernelPort,
@@ -21,6 +21,7 @@ import {
   featureWord,
   LoopbackControl,
   type LoopbackEvent,
+  type LoopbackSession,
   queueSizeBytes,
   queueSizes,
 } from './control.js';
@@ -32,7 +33,9 @@ const BUSY_MS_MAX = 3000;
 const BUSY_PAUSE_MS = 50;
 
 /** Bits that are between driver and module. */
-const OWN_FEATURES = F.RING_RESET | F.ACCESS_PLATFORM;
+const OWN_FEATURES = F.RING_RESET;
+/** Bits that are between module and back end: each session may have others. */
+const SESSION_FEATURES = F.EVENT_IDX | F.RING_PACKED;
 
 export const LOOPBACK: KernelTransport = { name: 'loopback', open: openLoopback };
 
@@ -94,13 +97,15 @@ function create(control: LoopbackControl, spec: PortSpec): boolean {
         (spec.memory === 'direct' ? VLO.F_DIRECT : 0) |
         (spec.isConfigWindow ? VLO.F_CONFIG_WAIT : 0),
       deviceId: spec.deviceId,
-      features: featureBytes(spec.features | F.RING_RESET),
+      features: featureBytes((spec.features & ~SESSION_FEATURES) | F.RING_RESET),
       poolSize: spec.poolSize,
       takeoverMs: spec.takeoverMs,
+      stopMs: spec.stopMs,
       queueCount: spec.queueSizes.length,
       configSize: spec.config.length,
       name: new TextEncoder().encode(spec.name),
       queueSizes: queueSizeBytes(spec.queueSizes),
+      queueFlags: queueFlags(spec),
       config: spec.config,
     });
     return true;
@@ -111,18 +116,32 @@ function create(control: LoopbackControl, spec: PortSpec): boolean {
   }
 }
 
+function queueFlags({ inbound, early }: PortSpec): Uint8Array {
+  const flags = new Uint8Array(VLO.QUEUES_MAX);
+  for (const index of inbound) flags[index] = VLO.Q_INBOUND;
+  for (const index of early) flags[index] = VLO.Q_EARLY;
+  return flags;
+}
+
 function createProblem(errno: string, { memory, type }: PortSpec): VloError | null {
-  const problem =
-    errno === 'EPROTO'
-      ? 'the kernel module is of another version than this program: build and load the one in kernel/'
-      : errno === 'EPERM' && memory === 'direct'
-        ? "memory 'direct' gives the back end all of this machine's memory: CAP_SYS_RAWIO is needed"
-        : errno === 'EOPNOTSUPP' && memory === 'bounce'
-          ? "this kernel has no bounce buffers for virtio devices: use the memory 'direct'"
-          : errno === 'EINVAL'
-            ? `the kernel module refuses a device of type '${type}' with these features and queues`
-            : null;
-  return problem === null ? null : new VloError('VLO_TRANSPORT_UNAVAILABLE', problem);
+  const capability = type === 'net' || type === 'can' ? 'CAP_NET_ADMIN' : 'CAP_SYS_ADMIN';
+  const isDirect = memory === 'direct';
+  const problems: Readonly<Record<string, string>> = {
+    EPROTO:
+      'the kernel module is of another version than this program: build and load the one in kernel/',
+    EPERM: isDirect
+      ? `a device with memory 'direct' requires CAP_SYS_RAWIO and ${capability}: it gives the back ` +
+        "end all of this machine's memory"
+      : `a device of type '${type}' requires ${capability}`,
+    EACCES:
+      "this kernel does not allow memory 'direct': it is locked down, or cannot be; then the " +
+      "module's parameter direct=1 allows it",
+    EAFNOSUPPORT: `the kernel module does not take devices of type '${type}', or not on this machine`,
+    EDQUOT: "this user has as many devices as the module's parameter devices_per_user allows",
+    EINVAL: `the kernel module refuses a device of type '${type}' with these features and queues`,
+  };
+  const problem = problems[errno];
+  return problem === undefined ? null : new VloError('VLO_TRANSPORT_UNAVAILABLE', problem);
 }
 
 /** Takes the device over; null, or the number of the error when it is not to be had now. */
@@ -133,7 +152,11 @@ function attach(control: LoopbackControl, { name }: PortSpec): string | null {
   } catch (error) {
     const errno = errnoOf(error);
     if (errno === 'EBUSY' || errno === 'ENODEV' || errno === 'ENOENT') return errno;
-    throw error;
+    if (errno !== 'EPERM' && errno !== 'EACCES') throw error;
+    throw new VloError(
+      'VLO_TRANSPORT_UNAVAILABLE',
+      `the device '${name}' belongs to another user: only that user, or root, takes it over`,
+    );
   }
 }
 
@@ -145,9 +168,16 @@ function inUse(name: string, errno: string): VloError {
   return new VloError('VLO_DEVICE_IN_USE', message);
 }
 
-// Notes in the kernel beside no descriptor: no ring is served; some are, and nobody keeps track.
-const NOTHING = new Uint8Array(0);
-const UNTRACKED = new Uint8Array(1);
+/** Why a session cannot begin. */
+const SESSION_PROBLEMS: Readonly<Record<string, string>> = {
+  ENOMEM:
+    'the kernel has no memory for the pool: the limit of locked memory (ulimit -l) or of the ' +
+    'memory cgroup is reached; --pool-size makes the pool smaller',
+  ENOSPC:
+    'the pool is too small for the rings: use a larger --pool-size, or a smaller --queue-size',
+  EPROTONOSUPPORT:
+    'the back end does not offer INDIRECT_DESC, which the driver of this device uses',
+};
 
 class LoopbackPort implements KernelPort {
   readonly isTakenOver: boolean;
@@ -156,8 +186,15 @@ class LoopbackPort implements KernelPort {
   private readonly id: number;
   private readonly type: string;
   private readonly log: (line: string) => void;
-  private readonly regions: RelayRegion[] = [];
+  private readonly isDirect: boolean;
   private readonly events: QueueEvents[] = [];
+  /** Memory and rings of the present session. */
+  private regions: RelayRegion[] = [];
+  private queues: PortQueue[] = [];
+  /** Features of its rings. */
+  private ringFeatures = 0n;
+  /** The present session is not ours, or has ended, or lacks a queue. */
+  private isStale = true;
   private status = 0;
   private handler: PortHandler | null = null;
   private watch: Watch | null = null;
@@ -172,6 +209,7 @@ class LoopbackPort implements KernelPort {
     this.log = log;
     const info = control.info();
     this.id = info.id;
+    this.isDirect = (info.flags & VLO.F_DIRECT) !== 0;
     this.identity = {
       deviceId: info.deviceId,
       features: featureWord(info.features) & ~OWN_FEATURES,
@@ -179,19 +217,11 @@ class LoopbackPort implements KernelPort {
       configSize: info.configSize,
     };
     try {
-      this.openMemory((info.flags & VLO.F_DIRECT) !== 0 ? 2 : 1);
       for (let index = 0; index < info.queueCount; index += 1) this.openQueue(index);
     } catch (error) {
       if (!isTakenOver) this.remove();
       this.release();
       throw error;
-    }
-  }
-
-  private openMemory(count: number): void {
-    for (let index = 0; index < count; index += 1) {
-      const { fd, address, size } = this.control.memory(index);
-      this.regions.push({ fd, guestAddress: address, size, mmapOffset: 0 });
     }
   }
 
@@ -235,12 +265,7 @@ class LoopbackPort implements KernelPort {
     if ((events & VLO.EVENT_CONFIG) !== 0) await handler.configWritten();
     const { EVENT_STATUS, EVENT_QUEUES, EVENT_RESET } = VLO;
     if ((events & (EVENT_STATUS | EVENT_QUEUES | EVENT_RESET)) !== 0 && !this.isClosed) {
-      const state = this.state();
-      // At a takeover the kernel reports a reset in any case. It would not have let a device live
-      // that was reset and had nobody to stop its rings, so those that run are the ones of before.
-      const isInherited = this.isTakenOver && this.isFirst && state.isRunning;
-      this.isFirst = false;
-      await handler.changed(state, (events & EVENT_RESET) !== 0 && !isInherited);
+      await this.changed((events & EVENT_RESET) !== 0);
     }
     if (unacked !== 0 && !this.isClosed) this.control.acknowledge(sequence);
     if ((events & VLO.EVENT_BROKEN) !== 0) handler.broken();
@@ -251,20 +276,86 @@ class LoopbackPort implements KernelPort {
     handler.gone();
   }
 
-  state(): PortState {
-    const { status, regions } = this;
-    const isRunning = (status & STATUS.DRIVER_OK) !== 0 && (status & STATUS.FAILED) === 0;
-    if (!isRunning) return { isRunning, features: 0n, regions, queues: [] };
-    const features = featureWord(this.control.info().driverFeatures) & ~OWN_FEATURES;
-    return { isRunning, features, regions, queues: this.readyQueues() };
+  private async changed(wasReset: boolean): Promise<void> {
+    const handler = this.handler!;
+    // At a takeover the kernel reports a reset in any case, and the driver may run on.
+    const isInherited = this.isTakenOver && this.isFirst && this.isRunning;
+    this.isFirst = false;
+    const isReset = wasReset && !isInherited;
+    const old = this.regions;
+    if (wasReset) this.isStale = true;
+    if (this.isRunning && (this.isStale || this.hasNewQueue())) {
+      // The rings of now go first, so that no back end serves a request that another one gets.
+      if (this.queues.length > 0) await handler.changed({ ...this.state(), queues: [] }, isReset);
+      if (this.isClosed) return;
+      await handler.changed(this.begin(), isReset);
+      // The back end had to be told which memory goes.
+      for (const { fd } of old) fd.close();
+    } else {
+      this.dropGoneQueues();
+      await handler.changed(this.state(), isReset);
+    }
   }
 
-  private readyQueues(): PortQueue[] {
-    return this.events.flatMap((events, index) => {
-      const { ready, broken, size, descriptor, driver, device } = this.control.queue(index);
-      if (ready === 0) return [];
-      return [{ index, size, descriptor, driver, device, ...events, isBroken: broken !== 0 }];
+  private get isRunning(): boolean {
+    return (this.status & STATUS.DRIVER_OK) !== 0 && (this.status & STATUS.FAILED) === 0;
+  }
+
+  private hasNewQueue(): boolean {
+    return this.events.some((_, index) => this.control.queue(index).state === VLO.QUEUE_MADE);
+  }
+
+  private dropGoneQueues(): void {
+    this.queues = this.queues.filter(({ index }) => {
+      return this.control.queue(index).state === VLO.QUEUE_STARTED;
     });
+  }
+
+  renew(): PortState {
+    const old = this.regions;
+    const state = this.begin();
+    for (const { fd } of old) fd.close();
+    return state;
+  }
+
+  /** Begins a session. */
+  private begin(): PortState {
+    this.ringFeatures = this.handler!.ringFeatures();
+    const { replayed } = this.start();
+    if (replayed > 0) this.log(`${replayed} outstanding requests are served again`);
+    this.isStale = false;
+    this.regions = this.isDirect ? [this.region(0), this.region(1)] : [this.region(0)];
+    this.queues = this.events.flatMap((events, index) => this.queue(index, events));
+    return this.state();
+  }
+
+  private start(): LoopbackSession {
+    try {
+      return this.control.start(this.ringFeatures);
+    } catch (error) {
+      const errno = errnoOf(error);
+      const problem = SESSION_PROBLEMS[errno];
+      if (problem === undefined) throw error;
+      throw new VloError('VLO_TRANSPORT_UNAVAILABLE', problem);
+    }
+  }
+
+  private region(index: number): RelayRegion {
+    const { fd, address, size } = this.control.memory(index);
+    return { fd, guestAddress: address, size, mmapOffset: 0 };
+  }
+
+  private queue(index: number, events: QueueEvents): PortQueue[] {
+    const { state, size, base, descriptor, driver, device } = this.control.queue(index);
+    if (state !== VLO.QUEUE_STARTED) return [];
+    return [{ index, size, base, descriptor, driver, device, ...events, isBroken: false }];
+  }
+
+  state(): PortState {
+    const { isRunning, regions, queues } = this;
+    if (!isRunning) return { isRunning, features: 0n, regions, queues: [] };
+    const driverFeatures = featureWord(this.control.info().driverFeatures) & ~OWN_FEATURES;
+    return { isRunning, features: driverFeatures | this.ringFeatures, regions, queues };
   }
 
   readConfig(): Uint8Array {
@@ -273,22 +364,6 @@ class LoopbackPort implements KernelPort {
 
   writeConfig(offset: number, bytes: Uint8Array): void {
     this.control.writeConfig(offset, bytes);
-  }
-
-  stash(past: RelayPast | null): void {
-    if (this.isClosed) return;
-    const note = past === null ? NOTHING : (past.memory?.note ?? UNTRACKED);
-    this.control.setStash(past?.memory?.fd ?? null, note);
-  }
-
-  takeStash(): RelayPast | null {
-    const { fd, note } = this.control.getStash();
-    if (fd !== null) return { memory: { fd, note } };
-    return note.length === 0 ? null : { memory: null };
-  }
-
-  failRequests(): number | null {
-    return this.control.failRequests();
   }
 
   findNode(signal: AbortSignal): Promise<string | null> {

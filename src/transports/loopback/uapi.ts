@@ -7,7 +7,7 @@ import { defineStruct, type FieldTable } from '../../virtio/index.js';
 
 /** Numbers of the header, without the prefix `VLO_`. */
 export const VLO = {
-  ABI_VERSION: 1,
+  ABI_VERSION: 2,
   NAME_SIZE: 32,
   QUEUES_MAX: 64,
   QUEUE_SIZE_MAX: 1024,
@@ -15,21 +15,27 @@ export const VLO = {
   POOL_SIZE_MIN: 2 ** 20,
   POOL_SIZE_MAX: 2 ** 30,
   TAKEOVER_MS_MAX: 600_000,
-  STASH_NOTE_SIZE: 64,
+  STOP_MS_MAX: 600_000,
   F_DIRECT: 1,
   F_CONFIG_WAIT: 2,
+  Q_INBOUND: 1,
+  Q_EARLY: 2,
   EVENT_STATUS: 1 << 0,
   EVENT_QUEUES: 1 << 1,
   EVENT_RESET: 1 << 2,
   EVENT_CONFIG: 1 << 3,
   EVENT_BROKEN: 1 << 4,
   EVENT_GONE: 1 << 5,
+  S_FAIL: 1,
+  QUEUE_MADE: 1,
+  QUEUE_STARTED: 2,
 } as const;
 
 /** A word of feature bits: no number holds all of them. */
 const WORD = { bytes: 8 } as const;
 const NAME = { bytes: VLO.NAME_SIZE } as const;
 const QUEUE_SIZES = { bytes: 2 * VLO.QUEUES_MAX } as const;
+const QUEUE_FLAGS = { bytes: VLO.QUEUES_MAX } as const;
 const CONFIG = { bytes: VLO.CONFIG_SIZE_MAX } as const;
 
 /** Field lists of the structures, by the C name without `vlo_`; `fooBar` is `foo_bar` there. */
@@ -43,11 +49,12 @@ export const FIELDS = {
     reservedFeatures: WORD,
     poolSize: 'u64',
     takeoverMs: 'u32',
+    stopMs: 'u32',
     queueCount: 'u32',
     configSize: 'u32',
-    shmCount: 'u32',
     name: NAME,
     queueSizes: QUEUE_SIZES,
+    queueFlags: QUEUE_FLAGS,
     config: CONFIG,
   },
   attach: { abiVersion: 'u32', reserved: 'u32', name: NAME },
@@ -63,15 +70,25 @@ export const FIELDS = {
     features: WORD,
     driverFeatures: WORD,
     poolSize: 'u64',
+    stopMs: 'u32',
+    reserved: 'u32',
     name: NAME,
     queueSizes: QUEUE_SIZES,
+    queueFlags: QUEUE_FLAGS,
   },
   event: { events: 'u32', status: 'u32', sequence: 'u32', unacked: 'u32' },
+  session: {
+    flags: 'u32',
+    number: 'u32',
+    ringFeatures: WORD,
+    replayed: 'u32',
+    failed: 'u32',
+  },
   queue: {
     index: 'u32',
-    ready: 'u32',
+    state: 'u32',
     size: 'u32',
-    broken: 'u32',
+    base: 'u32',
     descriptor: 'u64',
     driver: 'u64',
     device: 'u64',
@@ -79,7 +96,6 @@ export const FIELDS = {
   fd: { index: 'u32', fd: 'i32' },
   memory: { index: 'u32', fd: 'i32', address: 'u64', size: 'u64' },
   config: { offset: 'u32', size: 'u32', bytes: CONFIG },
-  stash: { fd: 'i32', noteSize: 'u32', note: { bytes: VLO.STASH_NOTE_SIZE } },
 } as const satisfies Readonly<Record<string, FieldTable>>;
 
 export const VloCreate = defineStruct(FIELDS.create);
@@ -90,7 +106,7 @@ export const VloQueue = defineStruct(FIELDS.queue);
 export const VloFd = defineStruct(FIELDS.fd);
 export const VloMemory = defineStruct(FIELDS.memory);
 export const VloConfig = defineStruct(FIELDS.config);
-export const VloStash = defineStruct(FIELDS.stash);
+export const VloSession = defineStruct(FIELDS.session);
 
 // The direction of an ioctl, as <asm-generic/ioctl.h> has it on all our architectures.
 const WRITES = 1;
@@ -113,8 +129,6 @@ export const VLO_IOCTL = {
   GET_CONFIG: code(READS | WRITES, 0xc7, VloConfig.size),
   SET_CONFIG: code(WRITES, 0xc8, VloConfig.size),
   ACK: code(WRITES, 0xc9, 4),
-  SET_STASH: code(WRITES, 0xca, VloStash.size),
-  GET_STASH: code(READS, 0xcb, VloStash.size),
-  FAIL_REQUESTS: code(0, 0xcc, 0),
-  REMOVE: code(0, 0xcd, 0),
+  START: code(READS | WRITES, 0xca, VloSession.size),
+  REMOVE: code(0, 0xcb, 0),
 } as const;

@@ -16,6 +16,9 @@ const SPEC: PortSpec = {
   memory: 'bounce',
   poolSize: 64 * 2 ** 20,
   takeoverMs: 30_000,
+  inbound: [],
+  early: [],
+  stopMs: 10_000,
   log: () => {},
 };
 

@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Buffers of requests, copied between the driver's memory and a place in the session's pool.
+ *
+ *   place   | big, aligned | big, aligned | … | indirect table | small | small | …
+ *           0                                 table            small
+ *
+ * Buffers of 512 bytes and more are big: they begin at a multiple of 512, from a page on at a page,
+ * since a back end may read and write files around its cache. A place is the request's own frame,
+ * or pages of the pool.
+ *
+ * What a device does not write must not reach the driver, for the place has held other requests.
+ * "used.len" does not tell: the specification lets a device understate it (virtio 1.3, section
+ * 2.7.8.2), and back ends that fail overstate it. So
+ *
+ *   small buffers are filled with what the driver has there, and copied back as a whole;
+ *   big buffers get a mark in the last 8 bytes of each block of 512 bytes. A block whose mark is
+ *   gone was written, up to its end, and is copied. A block whose mark is there was not: if the
+ *   back end claims it, the driver gets zeros and a shorter length; else its memory stays as it is.
+ *
+ * Marks come from a keyed hash, which an application cannot guess. A write that ends inside of a
+ * mark leaves the rest of the mark behind it, not somebody else's data. Only a device that writes a
+ * block's end and leaves holes before it passes old bytes on; it could as well have written them.
+ *
+ * With VLO_F_DIRECT nothing is copied: descriptors go as they are.
+ */
+#include <linux/siphash.h>
+#include "vlo.h"
+
+#define VLO_BLOCK	512
+#define VLO_MARK_SIZE	sizeof(u64)
+#define VLO_SMALL_ALIGN	8
+
+/* Walks over the descriptors of a request, as the driver wrote them. */
+struct vlo_walk {
+	const struct vring_desc *table;
+	u32 limit, left;
+	u16 at;
+	bool is_indirect;
+	/* the present one */
+	u64 address;
+	u32 size;
+	u16 flags, index, next;
+};
+
+static void vlo_walk_begin(struct vlo_walk *walk, const struct vlo_vq *queue, u16 head)
+{
+	const struct vring_desc *desc = &queue->vring.desc[head];
+
+	walk->is_indirect = vlo_get16(desc->flags) & VRING_DESC_F_INDIRECT;
+	walk->table = queue->vring.desc;
+	walk->limit = queue->size;
+	walk->at = head;
+	if (walk->is_indirect) {
+		walk->table = phys_to_virt(vlo_get64(desc->addr));
+		walk->limit = vlo_get32(desc->len) / sizeof(*desc);
+		walk->at = 0;
+	}
+	walk->left = walk->limit;
+}
+
+static bool vlo_walk_next(struct vlo_walk *walk)
+{
+	const struct vring_desc *desc;
+
+	if (!walk->left || walk->at >= walk->limit)
+		return false;
+	desc = &walk->table[walk->at];
+	walk->address = vlo_get64(desc->addr);
+	walk->size = vlo_get32(desc->len);
+	walk->flags = vlo_get16(desc->flags);
+	walk->next = vlo_get16(desc->next);
+	walk->index = walk->at;
+	walk->at = walk->next;
+	walk->left = walk->flags & VRING_DESC_F_NEXT ? walk->left - 1 : 0;
+	return true;
+}
+
+static bool vlo_is_big(u32 size)
+{
+	return size >= VLO_BLOCK;
+}
+
+/* Where the next buffer of that size goes in the place. */
+static u32 vlo_next_place(u32 size, u32 *small, u32 *big)
+{
+	u32 at;
+
+	if (vlo_is_big(size)) {
+		at = ALIGN(*big, size >= PAGE_SIZE ? PAGE_SIZE : VLO_BLOCK);
+		*big = at + size;
+	} else {
+		at = *small;
+		*small = at + ALIGN(size, VLO_SMALL_ALIGN);
+	}
+	return at;
+}
+
+/*
+ * vlo_measure() - what a request is like, and how much room it takes in the pool.
+ * Returns -E2BIG for a request that no pool can have room for.
+ */
+int vlo_measure(struct vlo_vq *queue, u16 head, struct vlo_shape *shape)
+{
+	u64 out_bytes = 0, in_bytes = 0;
+	u32 small = 0, big = 0, count = 0;
+	struct vlo_walk walk;
+
+	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk); count++) {
+		if (walk.flags & VRING_DESC_F_WRITE)
+			in_bytes += walk.size;
+		else
+			out_bytes += walk.size;
+		/* Before the places can be too large to count. */
+		if (out_bytes + in_bytes > VLO_POOL_SIZE_MAX)
+			return -E2BIG;
+		vlo_next_place(walk.size, &small, &big);
+	}
+	shape->is_indirect = walk.is_indirect;
+	shape->out_bytes = out_bytes;
+	shape->in_bytes = in_bytes;
+	shape->table = ALIGN(big, sizeof(struct vring_desc));
+	shape->small = shape->table + (walk.is_indirect ? count * sizeof(struct vring_desc) : 0);
+	shape->bytes = shape->small + small;
+	return 0;
+}
+
+static void *vlo_place_of(struct vlo_vq *queue, u16 head, u64 *address)
+{
+	const struct vlo_request *request = &queue->requests[head];
+	u64 offset = (u64)request->page << PAGE_SHIFT;
+
+	*address = queue->pool->address + offset;
+	return queue->pool->base + offset;
+}
+
+static u64 vlo_mark(u64 seed, u32 at)
+{
+	return seed ^ ((u64)at << 20);
+}
+
+/* The blocks of a big buffer end at multiples of 512 from its start, and at its end. */
+static void vlo_mark_blocks(void *place, const void *origin, u32 size, u64 seed)
+{
+	u32 at, end;
+
+	for (at = 0; at < size; at = end) {
+		end = min_t(u32, at + VLO_BLOCK, size);
+		if (end - at >= VLO_MARK_SIZE)
+			put_unaligned(vlo_mark(seed, end), (u64 *)(place + end - VLO_MARK_SIZE));
+		else
+			memcpy(place + at, origin + at, end - at);
+	}
+}
+
+/*
+ * Whether a device has written a block to its end. Of a block in which the claimed length ends,
+ * only that part of the mark counts which lies behind it.
+ */
+static bool vlo_is_written(const void *place, u32 end, u32 claimed, u64 seed)
+{
+	u64 found = get_unaligned((const u64 *)(place + end - VLO_MARK_SIZE));
+	u64 differs = found ^ vlo_mark(seed, end);
+
+	if (claimed < end && claimed > end - VLO_MARK_SIZE) {
+		u32 skip = 8 * (claimed - (end - VLO_MARK_SIZE));
+
+		differs = le64_to_cpu((__force __le64)differs) >> skip;
+	}
+	return differs;
+}
+
+/*
+ * Copies back what a device wrote into a big buffer.
+ * Returns how much of it was written in a row, from its start, at most @claimed.
+ */
+static u32 vlo_take_big(void *origin, const void *place, u32 size, u32 claimed, u64 seed)
+{
+	u32 start = 0, at, end, good = U32_MAX;
+
+	for (at = 0; at < size; at = end) {
+		end = min_t(u32, at + VLO_BLOCK, size);
+		/* A rest too short for a mark holds what the driver has there. */
+		if (end - at < VLO_MARK_SIZE)
+			continue;
+		if (vlo_is_written(place, end, claimed, seed))
+			continue;
+		if (claimed > at && claimed < end) {
+			memcpy(origin + start, place + start, claimed - start);
+		} else {
+			memcpy(origin + start, place + start, at - start);
+			if (claimed >= end) {
+				memset(origin + at, 0, end - at);
+				good = min(good, at);
+			}
+		}
+		start = end;
+	}
+	memcpy(origin + start, place + start, size - start);
+	return min3(good, claimed, size);
+}
+
+static void vlo_copy_out(const struct vlo_walk *walk, void *place, u64 seed)
+{
+	const void *origin = phys_to_virt(walk->address);
+
+	if (!(walk->flags & VRING_DESC_F_WRITE) || !vlo_is_big(walk->size))
+		memcpy(place, origin, walk->size);
+	else
+		vlo_mark_blocks(place, origin, walk->size, seed);
+}
+
+/* The back end may see the request from the end of this on: all that is known of it stands. */
+static void vlo_send(struct vlo_vq *queue, u16 head, struct vlo_emit *emit)
+{
+	struct vlo_request *request = &queue->requests[head];
+
+	request->count = emit->count;
+	atomic_inc(&queue->sent);
+	smp_store_release(&request->state, VLO_SENT);
+	vlo_ring_end(emit, head);
+}
+
+static void vlo_place_direct(struct vlo_vq *queue, u16 head)
+{
+	const struct vring_desc *desc = &queue->vring.desc[head];
+	struct vlo_emit emit;
+	struct vlo_walk walk;
+
+	vlo_ring_begin(&emit, &queue->ring, head);
+	if (vlo_get16(desc->flags) & VRING_DESC_F_INDIRECT) {
+		vlo_ring_put(&emit, head, 0, vlo_get64(desc->addr), vlo_get32(desc->len),
+			     VRING_DESC_F_INDIRECT);
+	} else {
+		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk);)
+			vlo_ring_put(&emit, walk.index, walk.next, walk.address, walk.size,
+				     walk.flags);
+	}
+	vlo_send(queue, head, &emit);
+}
+
+/* Room for a request: its frame where that is large enough, else pages. */
+static int vlo_find_room(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
+{
+	struct vlo_request *request = &queue->requests[head];
+	u32 pages = DIV_ROUND_UP(shape->bytes, PAGE_SIZE);
+
+	request->pages = 0;
+	if (queue->frames && pages <= VLO_FRAME_PAGES) {
+		request->page = queue->frames + head * VLO_FRAME_PAGES;
+		return 0;
+	}
+	if (pages > queue->pool->room)
+		return -E2BIG;
+	request->page = vlo_pool_take(queue->pool, pages);
+	if (!request->page)
+		return -ENOSPC;
+	request->pages = pages;
+	return 0;
+}
+
+/*
+ * vlo_place() - copies a request into the pool and puts it into the device's ring.
+ * Returns -ENOSPC when the pool has no room now, -E2BIG when it never has.
+ */
+int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
+{
+	struct vlo_request *request = &queue->requests[head];
+	u32 small = shape->small, big = 0, at;
+	struct vlo_emit emit;
+	struct vlo_walk walk;
+	u64 address;
+	void *place;
+	int error;
+
+	if (vlo_is_direct(queue->device)) {
+		vlo_place_direct(queue, head);
+		return 0;
+	}
+	error = vlo_find_room(queue, head, shape);
+	if (error)
+		return error;
+	request->small = small;
+	request->seed = siphash_1u64(request->serial, (siphash_key_t *)queue->pool->key);
+	place = vlo_place_of(queue, head, &address);
+	vlo_ring_begin(&emit, &queue->ring, head);
+	if (shape->is_indirect) {
+		emit.table = place + shape->table;
+		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk);) {
+			at = vlo_next_place(walk.size, &small, &big);
+			vlo_copy_out(&walk, place + at, request->seed);
+			vlo_ring_put(&emit, 0, 0, address + at, walk.size, walk.flags);
+		}
+		emit.table = NULL;
+		emit.count = 0;
+		vlo_ring_put(&emit, head, 0, address + shape->table, shape->small - shape->table,
+			     VRING_DESC_F_INDIRECT);
+	} else {
+		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk);) {
+			at = vlo_next_place(walk.size, &small, &big);
+			vlo_copy_out(&walk, place + at, request->seed);
+			vlo_ring_put(&emit, walk.index, walk.next, address + at, walk.size,
+				     walk.flags);
+		}
+	}
+	vlo_send(queue, head, &emit);
+	return 0;
+}
+
+/* vlo_gather() - copies what a request sends. */
+void vlo_gather(struct vlo_vq *queue, u16 head, void *bytes)
+{
+	struct vlo_walk walk;
+
+	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk); bytes += walk.size)
+		memcpy(bytes, phys_to_virt(walk.address), walk.size);
+}
+
+/* vlo_place_bytes() - as vlo_place(), for bytes that the module has, in one descriptor. */
+int vlo_place_bytes(struct vlo_vq *queue, u16 head, const void *bytes, u32 size)
+{
+	struct vlo_shape shape = { .bytes = size };
+	struct vlo_emit emit;
+	u64 address;
+	void *place;
+	int error;
+
+	error = vlo_find_room(queue, head, &shape);
+	if (error)
+		return error;
+	queue->requests[head].in_bytes = 0;
+	place = vlo_place_of(queue, head, &address);
+	memcpy(place, bytes, size);
+	vlo_ring_begin(&emit, &queue->ring, head);
+	vlo_ring_put(&emit, head, 0, address, size, 0);
+	vlo_send(queue, head, &emit);
+	return 0;
+}
+
+/* vlo_unplace() - gives the request's place back. */
+void vlo_unplace(struct vlo_vq *queue, u16 head)
+{
+	struct vlo_request *request = &queue->requests[head];
+
+	if (!request->pages)
+		return;
+	vlo_pool_give(queue->pool, request->page, request->pages);
+	request->pages = 0;
+}
+
+/*
+ * vlo_take_back() - copies what the device has written to the driver's buffers.
+ * @used: bytes that the device claims.
+ * Returns how many bytes the driver may be told of: those written in a row from the first on.
+ */
+u32 vlo_take_back(struct vlo_vq *queue, u16 head, u32 used)
+{
+	const struct vlo_request *request = &queue->requests[head];
+	u32 small = request->small, big = 0;
+	u32 at, claimed, good, total = 0, claims = min(used, request->in_bytes);
+	bool is_whole = true;
+	struct vlo_walk walk;
+	void *place, *origin;
+	u64 address;
+
+	if (!request->in_bytes || vlo_is_direct(queue->device))
+		return claims;
+	place = vlo_place_of(queue, head, &address);
+	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk);) {
+		at = vlo_next_place(walk.size, &small, &big);
+		if (!(walk.flags & VRING_DESC_F_WRITE))
+			continue;
+		origin = phys_to_virt(walk.address);
+		claimed = min(claims, walk.size);
+		claims -= claimed;
+		good = claimed;
+		if (vlo_is_big(walk.size))
+			good = vlo_take_big(origin, place + at, walk.size, claimed, request->seed);
+		else
+			memcpy(origin, place + at, walk.size);
+		if (is_whole)
+			total += good;
+		is_whole &= good == claimed;
+	}
+	if (!is_whole)
+		queue->counters.overstated++;
+	return total;
+}
+
+/* vlo_poison() - the request fails: what drivers look at for a status says so. */
+void vlo_poison(struct vlo_vq *queue, u16 head)
+{
+	struct vlo_walk walk;
+
+	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk);)
+		if (walk.flags & VRING_DESC_F_WRITE && !vlo_is_big(walk.size))
+			memset(phys_to_virt(walk.address), 0xff, walk.size);
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Counters: /sys/kernel/debug/virtio-loopback/NAME, a line for each queue. */
+#include <linux/debugfs.h>
+#include <linux/seq_file.h>
+#include "vlo.h"
+
+static struct dentry *vlo_debugfs;
+
+static int vlo_counters_show(struct seq_file *file, void *data)
+{
+	struct vlo_device *device = file->private;
+	const struct vlo_counters *counters;
+	struct vlo_pool *pool;
+	u32 index;
+
+	mutex_lock(&device->lock);
+	pool = device->pool;
+	seq_printf(file, "session %u pages %u room %u busy %u\n", device->session,
+		   pool ? pool->page_count : 0, pool ? pool->room : 0,
+		   pool ? bitmap_weight(pool->map, pool->page_count) -
+			  (pool->page_count - pool->room) : 0);
+	mutex_unlock(&device->lock);
+	for (index = 0; index < device->queue_count; index++) {
+		counters = &device->queues[index].counters;
+		seq_printf(file, "queue %u forwarded %llu completed %llu failed %llu dropped %llu ",
+			   index, counters->forwarded, counters->completed, counters->failed,
+			   counters->dropped);
+		seq_printf(file, "replayed %llu out_bytes %llu in_bytes %llu kicks %llu ",
+			   counters->replayed, counters->out_bytes, counters->in_bytes,
+			   counters->kicks);
+		seq_printf(file, "interrupts %llu starved %llu overstated %llu broken %llu\n",
+			   counters->interrupts, counters->starved, counters->overstated,
+			   counters->broken);
+	}
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(vlo_counters);
+
+void vlo_debugfs_add(struct vlo_device *device)
+{
+	device->debugfs = debugfs_create_file(device->name, 0400, vlo_debugfs, device,
+					      &vlo_counters_fops);
+}
+
+void vlo_debugfs_remove(struct vlo_device *device)
+{
+	debugfs_remove(device->debugfs);
+}
+
+void vlo_debugfs_init(void)
+{
+	vlo_debugfs = debugfs_create_dir("virtio-loopback", NULL);
+}
+
+void vlo_debugfs_exit(void)
+{
+	debugfs_remove(vlo_debugfs);
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Queues whose driver busy-waits for its requests (VLO_Q_EARLY).
+ *
+ * Linux's console driver sends with interrupts off, and gives the processor away only when the
+ * device has taken what it sent. A process cannot be relied on for that: it may need the very
+ * processor. So a request is copied and completed at once, and goes to the back end afterwards:
+ *
+ *   driver ── copy, complete ──> slots (kernel memory) ──> device's ring ──> back end
+ *
+ * There are as many slots as the ring has entries, in the order of the driver. While no back end is
+ * there they hold what it will get. When all are full the module waits for a moment, and then drops
+ * what came last, as a serial line without flow control does.
+ *
+ *   tail ............ sent ............ head
+ *     in the device's    still to go       free, up to tail + size
+ */
+#include <linux/processor.h>
+#include <linux/slab.h>
+#include "vlo.h"
+
+#define VLO_EARLY_BYTES		4096	/* largest request: what a console sends at a time */
+#define VLO_EARLY_SPINS		20000	/* looks for a free slot, on a machine with processors left */
+
+struct vlo_early {
+	u32 head, sent;			/* avail_lock */
+	u32 tail;			/* used_lock; read elsewhere */
+	u16 *sizes;			/* by slot */
+	u8 *bytes;
+};
+
+static u32 vlo_slot(const struct vlo_vq *queue, u32 position)
+{
+	return position & (queue->size - 1);
+}
+
+/* vlo_early_make() - slots for a queue of that flag. */
+int vlo_early_make(struct vlo_vq *queue, u32 size)
+{
+	struct vlo_early *early = kzalloc(sizeof(*early), GFP_KERNEL_ACCOUNT);
+
+	if (!early)
+		return -ENOMEM;
+	queue->early = early;
+	early->sizes = kvcalloc(size, sizeof(*early->sizes), GFP_KERNEL_ACCOUNT);
+	early->bytes = kvcalloc(size, VLO_EARLY_BYTES, GFP_KERNEL_ACCOUNT);
+	if (early->sizes && early->bytes)
+		return 0;
+	vlo_early_free(queue);
+	return -ENOMEM;
+}
+
+/* vlo_early_free() - the opposite. */
+void vlo_early_free(struct vlo_vq *queue)
+{
+	struct vlo_early *early = queue->early;
+
+	queue->early = NULL;
+	if (!early)
+		return;
+	kvfree(early->sizes);
+	kvfree(early->bytes);
+	kfree(early);
+}
+
+static bool vlo_early_has_room(const struct vlo_vq *queue)
+{
+	const struct vlo_early *early = queue->early;
+	int spins = num_online_cpus() > 1 && queue->ring.is_active ? VLO_EARLY_SPINS : 0;
+
+	while (early->head - smp_load_acquire(&early->tail) == queue->size) {
+		if (!spins--)
+			return false;
+		cpu_relax();
+	}
+	return true;
+}
+
+/*
+ * vlo_early_take() - copies a request of the driver. The caller completes it, whatever comes.
+ * Under avail_lock.
+ */
+void vlo_early_take(struct vlo_vq *queue, u16 head)
+{
+	struct vlo_early *early = queue->early;
+	u32 slot = vlo_slot(queue, early->head);
+	struct vlo_shape shape;
+
+	lockdep_assert_held(&queue->avail_lock);
+	if (vlo_measure(queue, head, &shape) || shape.in_bytes || !shape.out_bytes ||
+	    shape.out_bytes > VLO_EARLY_BYTES || !vlo_early_has_room(queue)) {
+		queue->counters.dropped++;
+		return;
+	}
+	vlo_gather(queue, head, early->bytes + slot * VLO_EARLY_BYTES);
+	early->sizes[slot] = shape.out_bytes;
+	queue->requests[slot].state = VLO_PREPARED;
+	early->head++;
+}
+
+/* vlo_early_send() - puts slots that are still to go into the device's ring. Under avail_lock. */
+bool vlo_early_send(struct vlo_vq *queue)
+{
+	struct vlo_early *early = queue->early;
+	bool is_new = false;
+	u32 slot;
+
+	lockdep_assert_held(&queue->avail_lock);
+	for (; early->sent != early->head; early->sent++) {
+		slot = vlo_slot(queue, early->sent);
+		/* The last back end may have completed it out of turn. */
+		if (queue->requests[slot].state != VLO_PREPARED)
+			continue;
+		if (vlo_place_bytes(queue, slot, early->bytes + slot * VLO_EARLY_BYTES,
+				    early->sizes[slot]))
+			break;
+		queue->counters.forwarded++;
+		queue->counters.out_bytes += early->sizes[slot];
+		is_new = true;
+	}
+	return is_new;
+}
+
+/* vlo_early_done() - the back end has used a slot. Under used_lock. */
+void vlo_early_done(struct vlo_vq *queue, u16 slot)
+{
+	struct vlo_early *early = queue->early;
+	u32 tail = early->tail;
+
+	lockdep_assert_held(&queue->used_lock);
+	WRITE_ONCE(queue->requests[slot].state, VLO_IDLE);
+	while (tail != READ_ONCE(early->sent) &&
+	       READ_ONCE(queue->requests[vlo_slot(queue, tail)].state) == VLO_IDLE)
+		tail++;
+	/* The slot is idle before it can be taken again. */
+	smp_store_release(&early->tail, tail);
+}
+
+/* vlo_early_replay() - slots that the last back end did not use are still to go. Paused. */
+u32 vlo_early_replay(struct vlo_vq *queue)
+{
+	struct vlo_early *early = queue->early;
+	u32 at, count = 0;
+
+	for (at = early->tail; at != early->sent; at++) {
+		struct vlo_request *request = &queue->requests[vlo_slot(queue, at)];
+
+		if (request->state != VLO_SENT)
+			continue;
+		request->state = VLO_PREPARED;
+		request->pages = 0;
+		count++;
+	}
+	early->sent = early->tail;
+	return count;
+}

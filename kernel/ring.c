@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The device's ring, from its driver's side: split and packed (virtio 1.3, sections 2.7 and 2.8).
+ *
+ * The ring lies in memory that the back end can write at any time. Descriptors and available
+ * entries are written here and never read back. Used entries, used index and event fields are read
+ * once each; the caller checks what they say.
+ *
+ *               split                                   packed
+ *   available   avail->ring[avail_next], avail->idx     slots[avail_next], flags by avail_wrap
+ *   used        used->ring[used_next], used->idx        slots[used_next], flags by used_wrap
+ *
+ * Ids are heads of the driver's ring. In a split ring a chain has the slots that it has in the
+ * driver's ring; so the two rings need no lists of free slots besides the driver's own.
+ */
+#include "vlo.h"
+
+#define VLO_AVAIL_FLAG	BIT(VRING_PACKED_DESC_F_AVAIL)
+#define VLO_USED_FLAG	BIT(VRING_PACKED_DESC_F_USED)
+
+/* Where a split ring's areas begin: the used ring on a cache line of its own. */
+static size_t vlo_avail_offset(u32 size)
+{
+	return size * sizeof(struct vring_desc);
+}
+
+static size_t vlo_used_offset(u32 size)
+{
+	return ALIGN(vlo_avail_offset(size) + sizeof(struct vring_avail) +
+		     (size + 1) * sizeof(__virtio16), 64);
+}
+
+/* vlo_ring_bytes() - room that a ring of either layout takes. */
+size_t vlo_ring_bytes(u32 size)
+{
+	return vlo_used_offset(size) + sizeof(struct vring_used) +
+	       size * sizeof(struct vring_used_elem) + sizeof(__virtio16);
+}
+
+/*
+ * vlo_ring_init() - an empty ring in fresh, zeroed memory.
+ * @used: requests that were completed since the driver made its ring. The back end begins there: a
+ * base other than 0 tells it that the driver is not a new one.
+ */
+void vlo_ring_init(struct vlo_ring *ring, void *place, u64 address, u32 size, u64 features,
+		   u16 used)
+{
+	u16 start;
+
+	memset(ring, 0, sizeof(*ring));
+	ring->size = size;
+	ring->is_packed = features & BIT_ULL(VIRTIO_F_RING_PACKED);
+	ring->has_event_idx = features & BIT_ULL(VIRTIO_RING_F_EVENT_IDX);
+	ring->descriptor = address;
+	if (ring->is_packed) {
+		/* A position that was not the first stays one that is not. */
+		start = used && !(used & (size - 1)) ? size / 2 : used & (size - 1);
+		ring->slots = place;
+		ring->driver_event = place + vlo_avail_offset(size);
+		ring->device_event = place + vlo_used_offset(size);
+		ring->driver = address + vlo_avail_offset(size);
+		ring->device = address + vlo_used_offset(size);
+		ring->avail_next = start;
+		ring->avail_wrap = true;
+		ring->used_wrap = true;
+		ring->base = (start | BIT(15)) | (u32)(start | BIT(15)) << 16;
+	} else {
+		start = used;
+		ring->desc = place;
+		ring->avail = place + vlo_avail_offset(size);
+		ring->used = place + vlo_used_offset(size);
+		ring->driver = address + vlo_avail_offset(size);
+		ring->device = address + vlo_used_offset(size);
+		ring->avail->idx = vlo_put16(start);
+		ring->used->idx = vlo_put16(start);
+		ring->avail_next = start;
+		ring->base = start;
+	}
+	ring->avail_kicked = start;
+	ring->used_next = start;
+	ring->is_active = true;
+	vlo_ring_arm(ring);
+}
+
+/* ---- the driver's half ---- */
+
+static void vlo_packed_step(u16 *at, bool *wrap, u16 size, u16 count)
+{
+	*at += count;
+	if (*at >= size) {
+		*at -= size;
+		*wrap = !*wrap;
+	}
+}
+
+/* vlo_ring_begin() - a request. Its descriptors follow by vlo_ring_put(); then vlo_ring_end(). */
+void vlo_ring_begin(struct vlo_emit *emit, struct vlo_ring *ring, u16 head)
+{
+	emit->ring = ring;
+	emit->table = NULL;
+	emit->count = 0;
+	emit->first = ring->is_packed ? ring->avail_next : head;
+}
+
+static void vlo_packed_put(struct vlo_emit *emit, u64 address, u32 size, u16 flags)
+{
+	struct vlo_ring *ring = emit->ring;
+	bool wrap = ring->avail_wrap;
+	u16 at = ring->avail_next;
+	struct vring_packed_desc *slot;
+
+	vlo_packed_step(&at, &wrap, ring->size, emit->count);
+	slot = &ring->slots[at];
+	slot->addr = cpu_to_le64(address);
+	slot->len = cpu_to_le32(size);
+	flags |= wrap ? VLO_AVAIL_FLAG : VLO_USED_FLAG;
+	if (emit->count)
+		slot->flags = cpu_to_le16(flags);
+	else
+		emit->first_flags = cpu_to_le16(flags);
+}
+
+/*
+ * vlo_ring_put() - the next descriptor of the request.
+ * @index, @next: where the driver's ring has it and the one after it; for split rings.
+ * @flags: VRING_DESC_F_*. With a table, NEXT is set here and INDIRECT is not possible.
+ */
+void vlo_ring_put(struct vlo_emit *emit, u16 index, u16 next, u64 address, u32 size, u16 flags)
+{
+	struct vring_packed_desc *packed;
+	struct vring_desc *desc;
+
+	if (emit->table && emit->ring->is_packed) {
+		packed = (struct vring_packed_desc *)emit->table + emit->count;
+		packed->addr = cpu_to_le64(address);
+		packed->len = cpu_to_le32(size);
+		packed->id = 0;
+		packed->flags = cpu_to_le16(flags & VRING_DESC_F_WRITE);
+	} else if (emit->table || !emit->ring->is_packed) {
+		desc = emit->table ? &emit->table[emit->count] : &emit->ring->desc[index];
+		desc->addr = vlo_put64(address);
+		desc->len = vlo_put32(size);
+		desc->flags = vlo_put16(flags);
+		desc->next = vlo_put16(emit->table ? emit->count + 1 : next);
+	} else {
+		vlo_packed_put(emit, address, size, flags);
+	}
+	emit->count++;
+}
+
+/* vlo_ring_end() - the request is complete. In a packed ring the back end can see it from here on. */
+void vlo_ring_end(struct vlo_emit *emit, u16 head)
+{
+	struct vlo_ring *ring = emit->ring;
+	u16 last = ring->avail_next;
+	bool wrap = ring->avail_wrap;
+
+	if (!ring->is_packed) {
+		ring->avail->ring[ring->avail_next & (ring->size - 1)] = vlo_put16(head);
+		ring->avail_next++;
+		return;
+	}
+	/* The id is that of the last descriptor. */
+	vlo_packed_step(&last, &wrap, ring->size, emit->count - 1);
+	ring->slots[last].id = cpu_to_le16(head);
+	smp_store_release(&ring->slots[emit->first].flags, emit->first_flags);
+	vlo_packed_step(&ring->avail_next, &ring->avail_wrap, ring->size, emit->count);
+}
+
+/* vlo_ring_publish() - the back end can see all requests so far. */
+void vlo_ring_publish(struct vlo_ring *ring)
+{
+	if (!ring->is_packed)
+		smp_store_release(&ring->avail->idx, vlo_put16(ring->avail_next));
+}
+
+static bool vlo_packed_wants_kick(struct vlo_ring *ring, u16 old)
+{
+	u16 flags = le16_to_cpu(READ_ONCE(ring->device_event->flags)) & 3;
+	u16 position, event;
+
+	if (flags != VRING_PACKED_EVENT_FLAG_DESC || !ring->has_event_idx)
+		return flags != VRING_PACKED_EVENT_FLAG_DISABLE;
+	position = le16_to_cpu(READ_ONCE(ring->device_event->off_wrap));
+	event = position & ~BIT(15);
+	if (!!(position & BIT(15)) != ring->avail_wrap)
+		event -= ring->size;
+	return vring_need_event(event, ring->avail_next, old);
+}
+
+/* vlo_ring_wants_kick() - whether the back end asks for a kick after the last requests. */
+bool vlo_ring_wants_kick(struct vlo_ring *ring)
+{
+	u16 old = ring->avail_kicked;
+
+	/* Requests are visible before we look whether the back end sleeps; it does the opposite. */
+	smp_mb();
+	ring->avail_kicked = ring->avail_next;
+	if (ring->is_packed) {
+		/* Positions are compared in the present lap. */
+		if (old > ring->avail_next)
+			old -= ring->size;
+		return vlo_packed_wants_kick(ring, old);
+	}
+	if (ring->has_event_idx)
+		return vring_need_event(vlo_get16(READ_ONCE(*(__virtio16 *)
+				&ring->used->ring[ring->size])), ring->avail_next, old);
+	return !(vlo_get16(READ_ONCE(ring->used->flags)) & VRING_USED_F_NO_NOTIFY);
+}
+
+/* ---- what the device has used ---- */
+
+static bool vlo_packed_is_used(struct vlo_ring *ring)
+{
+	u16 flags = le16_to_cpu(smp_load_acquire(&ring->slots[ring->used_next].flags));
+
+	return !!(flags & VLO_AVAIL_FLAG) == ring->used_wrap &&
+	       !!(flags & VLO_USED_FLAG) == ring->used_wrap;
+}
+
+/*
+ * vlo_ring_peek() - the next used entry, without taking it.
+ * @sent: requests that are in the ring; a back end cannot have used more.
+ * @id, @used: as the back end wrote them, unchecked; @id is U32_MAX where the ring makes no sense.
+ * Returns false if there is none.
+ */
+bool vlo_ring_peek(struct vlo_ring *ring, u32 sent, u32 *id, u32 *used)
+{
+	struct vring_used_elem *entry;
+	u16 count;
+
+	if (ring->is_packed) {
+		if (!vlo_packed_is_used(ring))
+			return false;
+		*id = le16_to_cpu(READ_ONCE(ring->slots[ring->used_next].id));
+		*used = le32_to_cpu(READ_ONCE(ring->slots[ring->used_next].len));
+		return true;
+	}
+	count = vlo_get16(smp_load_acquire(&ring->used->idx)) - ring->used_next;
+	if (!count)
+		return false;
+	entry = &ring->used->ring[ring->used_next & (ring->size - 1)];
+	*id = count > sent ? U32_MAX : vlo_get32(READ_ONCE(entry->id));
+	*used = vlo_get32(READ_ONCE(entry->len));
+	return true;
+}
+
+/* vlo_ring_advance() - takes the entry. @count: descriptors that its request has in the ring. */
+void vlo_ring_advance(struct vlo_ring *ring, u16 count)
+{
+	if (ring->is_packed)
+		vlo_packed_step(&ring->used_next, &ring->used_wrap, ring->size, count);
+	else
+		ring->used_next++;
+}
+
+/* vlo_ring_arm() - asks for a call at the next used entry. True: there is one already. */
+bool vlo_ring_arm(struct vlo_ring *ring)
+{
+	if (ring->is_packed) {
+		if (ring->has_event_idx) {
+			WRITE_ONCE(ring->driver_event->off_wrap,
+				   cpu_to_le16(ring->used_next | ring->used_wrap << 15));
+			smp_wmb();	/* the position before the flag that makes it count */
+			WRITE_ONCE(ring->driver_event->flags,
+				   cpu_to_le16(VRING_PACKED_EVENT_FLAG_DESC));
+		}
+		/* The wish is visible before we look again. */
+		smp_mb();
+		return vlo_packed_is_used(ring);
+	}
+	if (ring->has_event_idx)
+		WRITE_ONCE(ring->avail->ring[ring->size], vlo_put16(ring->used_next));
+	smp_mb();
+	return vlo_get16(READ_ONCE(ring->used->idx)) != ring->used_next;
+}
