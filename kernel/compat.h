@@ -30,9 +30,14 @@
 #define add_wait_queue_priority(head, entry)	add_wait_queue(head, entry)
 #endif
 
-/* 5.16: the counter became a flag of the task. */
+/*
+ * 5.16: modules can ask whether they run inside of another eventfd's wake-up, where no eventfd can be
+ * signalled. Before, that is possible wherever interrupts were off: @flags has what they were.
+ */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(5, 16, 0)
-#define eventfd_signal_allowed()	(!eventfd_signal_count())
+#define vlo_can_signal(flags)	(!irqs_disabled_flags(flags))
+#else
+#define vlo_can_signal(flags)	((void)(flags), eventfd_signal_allowed())
 #endif
 
 /* 6.0: queue reset. */

@@ -9,22 +9,25 @@
  *   driver ── copy, complete ──> slots (kernel memory) ──> device's ring ──> back end
  *
  * There are as many slots as the ring has entries, in the order of the driver. While no back end is
- * there they hold what it will get. When all are full the module waits for a moment, and then drops
- * what came last, as a serial line without flow control does.
+ * there they hold what it will get. When all are full the module waits for the back end to take
+ * one, for 20 ms at most and with more than one processor only, and then drops what came last, as a
+ * serial line without flow control does. It waits again when the back end has gone on.
  *
  *   tail ............ sent ............ head
  *     in the device's    still to go       free, up to tail + size
  */
-#include <linux/processor.h>
+#include <linux/cpumask.h>
+#include <linux/delay.h>
 #include <linux/slab.h>
 #include "vlo.h"
 
 #define VLO_EARLY_BYTES		4096	/* largest request: what a console sends at a time */
-#define VLO_EARLY_SPINS		20000	/* looks for a free slot, on a machine with processors left */
+#define VLO_EARLY_WAIT_US	20000	/* longest wait for a free slot */
 
 struct vlo_early {
 	u32 head, sent;			/* avail_lock */
 	u32 tail;			/* used_lock; read elsewhere */
+	u32 stalled;			/* tail + 1 after a wait that was in vain; avail_lock */
 	u16 *sizes;			/* by slot */
 	u8 *bytes;
 };
@@ -65,15 +68,20 @@ void vlo_early_free(struct vlo_vq *queue)
 
 static bool vlo_early_has_room(const struct vlo_vq *queue)
 {
-	const struct vlo_early *early = queue->early;
-	int spins = num_online_cpus() > 1 && queue->ring.is_active ? VLO_EARLY_SPINS : 0;
+	struct vlo_early *early = queue->early;
+	u32 tail, waited;
 
-	while (early->head - smp_load_acquire(&early->tail) == queue->size) {
-		if (!spins--)
-			return false;
-		cpu_relax();
+	for (waited = 0;; waited++) {
+		tail = smp_load_acquire(&early->tail);
+		if (early->head - tail < queue->size)
+			return true;
+		if (waited == VLO_EARLY_WAIT_US || early->stalled == tail + 1 ||
+		    !queue->ring.is_active || num_online_cpus() == 1)
+			break;
+		udelay(1);
 	}
-	return true;
+	early->stalled = tail + 1;
+	return false;
 }
 
 /*

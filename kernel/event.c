@@ -10,26 +10,27 @@
 #include <linux/slab.h>
 #include "vlo.h"
 
-/* vlo_kick() - wakes the back end. Under avail_lock. */
-void vlo_kick(struct vlo_vq *queue)
+/* vlo_kick() - wakes the back end. Under avail_lock; @flags: interrupts before that was taken. */
+void vlo_kick(struct vlo_vq *queue, unsigned long flags)
 {
 	lockdep_assert_held(&queue->avail_lock);
 	if (!queue->kick)
 		return;
-	/* Inside of another eventfd's wake-up it has to wait. */
-	if (likely(eventfd_signal_allowed()))
+	if (likely(vlo_can_signal(flags)))
 		vlo_eventfd_signal(queue->kick);
 	else
 		irq_work_queue(&queue->kick_work);
 }
 
+/* A kick that had to wait. */
 static void vlo_kick_work(struct irq_work *work)
 {
 	struct vlo_vq *queue = container_of(work, struct vlo_vq, kick_work);
 	unsigned long flags;
 
 	spin_lock_irqsave(&queue->avail_lock, flags);
-	vlo_kick(queue);
+	if (queue->kick)
+		vlo_eventfd_signal(queue->kick);
 	spin_unlock_irqrestore(&queue->avail_lock, flags);
 }
 

@@ -30,18 +30,24 @@ static u16 vlo_mask(const struct vlo_vq *queue, u16 index)
 /* ---- to the driver ---- */
 
 /* Has the driver find the request among those that are done. Under used_lock. */
-static void vlo_complete(struct vlo_vq *queue, u16 head, u32 used)
+static void vlo_tell_driver(struct vlo_vq *queue, u16 head, u32 used)
 {
 	struct vring_used_elem *entry = &queue->vring.used->ring[vlo_mask(queue, queue->used_next)];
 
 	lockdep_assert_held(&queue->used_lock);
-	WRITE_ONCE(queue->requests[head].state, VLO_IDLE);
 	entry->id = vlo_put32(head);
 	entry->len = vlo_put32(used);
 	queue->used_next++;
 	/* The entry, and the buffers, before the index. */
 	smp_store_release(&queue->vring.used->idx, vlo_put16(queue->used_next));
 	set_bit(VLO_INTERRUPT_DUE, &queue->bits);
+}
+
+/* The driver may place a request with that head again. Under used_lock. */
+static void vlo_complete(struct vlo_vq *queue, u16 head, u32 used)
+{
+	WRITE_ONCE(queue->requests[head].state, VLO_IDLE);
+	vlo_tell_driver(queue, head, used);
 }
 
 static void vlo_fail(struct vlo_vq *queue, u16 head)
@@ -140,18 +146,18 @@ static enum vlo_step vlo_pump_one(struct vlo_vq *queue, u32 *budget)
 	return VLO_AGAIN;
 }
 
-/* Under avail_lock. */
-static void vlo_tell_back_end(struct vlo_vq *queue)
+/* Under avail_lock; @flags: interrupts before that was taken. */
+static void vlo_tell_back_end(struct vlo_vq *queue, unsigned long flags)
 {
 	vlo_ring_publish(&queue->ring);
 	if (vlo_ring_wants_kick(&queue->ring)) {
 		queue->counters.kicks++;
-		vlo_kick(queue);
+		vlo_kick(queue, flags);
 	}
 }
 
 /* For drivers that busy-wait: they find their requests complete. Under avail_lock. */
-static void vlo_pump_early(struct vlo_vq *queue)
+static void vlo_pump_early(struct vlo_vq *queue, unsigned long flags)
 {
 	bool is_new = false;
 	u16 head;
@@ -160,14 +166,14 @@ static void vlo_pump_early(struct vlo_vq *queue)
 		vlo_head_taken(queue);
 		vlo_early_take(queue, head);
 		spin_lock(&queue->used_lock);
-		vlo_complete(queue, head, 0);
+		vlo_tell_driver(queue, head, 0);
 		spin_unlock(&queue->used_lock);
 		is_new = true;
 	}
 	if (is_new)
 		irq_work_queue(&queue->call_work);
 	if (queue->ring.is_active && vlo_early_send(queue))
-		vlo_tell_back_end(queue);
+		vlo_tell_back_end(queue, flags);
 }
 
 /* No back end will come any more. Under avail_lock. */
@@ -205,7 +211,7 @@ void vlo_pump(struct vlo_vq *queue)
 		goto out;
 	}
 	if (queue->early) {
-		vlo_pump_early(queue);
+		vlo_pump_early(queue, flags);
 		goto out;
 	}
 	if (!queue->ring.is_active)
@@ -213,7 +219,7 @@ void vlo_pump(struct vlo_vq *queue)
 	while ((step = vlo_pump_one(queue, &budget)) == VLO_AGAIN)
 		is_new = true;
 	if (is_new)
-		vlo_tell_back_end(queue);
+		vlo_tell_back_end(queue, flags);
 	if (step == VLO_TOO_MUCH) {
 		queue->avail_threaded = true;
 		queue_work(vlo_io_wq, &queue->pump_work);
@@ -243,7 +249,7 @@ static bool vlo_disown_avail(struct vlo_vq *queue, enum vlo_step step)
 	u16 head;
 
 	spin_lock_irqsave(&queue->avail_lock, flags);
-	vlo_tell_back_end(queue);
+	vlo_tell_back_end(queue, flags);
 	is_over = queue->avail_paused ||
 		  (step == VLO_DONE && (test_bit(VLO_STARVED, &queue->bits) ||
 					!vlo_next_head(queue, &head)));

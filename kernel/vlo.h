@@ -364,7 +364,7 @@ void vlo_early_done(struct vlo_vq *queue, u16 slot);
 u32 vlo_early_replay(struct vlo_vq *queue);
 
 /* event.c: kick and call */
-void vlo_kick(struct vlo_vq *queue);
+void vlo_kick(struct vlo_vq *queue, unsigned long flags);
 void vlo_event_init(struct vlo_vq *queue);
 void vlo_kick_set(struct vlo_vq *queue, struct eventfd_ctx *kick);
 int vlo_call_set(struct vlo_vq *queue, struct file *file);

@@ -1,4 +1,4 @@
-/** A job on several kernels and architectures, one after the other, and the table of its outcomes. */
+/** A job on several kernels and architectures, one after the other, and a table of outcomes. */
 
 import { setImmediate as turn } from 'node:timers/promises';
 import { LabError, NotThereError, progress, secondsSince } from './places.mjs';

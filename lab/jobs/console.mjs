@@ -1,6 +1,6 @@
 /**
  * The console device under the kernel's virtio_console, over the loopback module: a dialogue, bulk
- * data both ways, comings and goings, a device that dies, and what is refused.
+ * data both ways, comings and goings, a device that dies, terminals, and many ports.
  */
 
 import { createHash } from 'node:crypto';
@@ -20,8 +20,8 @@ import { openPty } from '../../dist/native/index.js';
 import { libc } from '../../dist/native/libc.js';
 import { check, figure } from './support/checks.mjs';
 import { run, start, waitFor } from './support/programs.mjs';
-import { attach, folder, serve, VLO, waitForNoDevices } from './support/stand.mjs';
-import { ARCH, insertModule, KERNEL, modprobe, removeModule } from './support/system.mjs';
+import { attach, folder, serve, waitForNoDevices } from './support/stand.mjs';
+import { ARCH, insertModule, modprobe, removeModule } from './support/system.mjs';
 
 const MIB = 2 ** 20;
 const BULK_SIZE = 64 * MIB;
@@ -29,8 +29,7 @@ const BLOCK = 32768;
 const RATE_SIZE = 16 * MIB;
 const F_SETFL = 4;
 const { O_RDWR } = constants;
-const HAS_BOUNCE = !(ARCH === 'riscv64' && KERNEL.startsWith('6.12'));
-const LOOPBACK = [...['--transport', 'loopback'], ...(HAS_BOUNCE ? [] : ['--memory', 'direct'])];
+const LOOPBACK = ['--transport', 'loopback'];
 const IS_FOREIGN = ARCH !== 'x86-64';
 const CHECK = { timeout: IS_FOREIGN ? 240_000 : 100_000 };
 
@@ -262,26 +261,81 @@ async function outliveDevice() {
   return 'the application noticed nothing';
 }
 
-/** What could stop the machine is refused, with the reason, and nothing is left of it. */
-async function refuse() {
-  const place = folder('refused');
-  const attempt = async (words) => {
-    const socket = join(place, `socket-${words.length}`);
-    const device = await serve('console', socket, words);
-    const { status, stderr } = await run(
-      [...VLO, 'attach', 'console', '--backend', socket, ...LOOPBACK],
-      { status: null },
-    );
-    await device.stop();
-    if (status === 0) throw new Error('it was not refused');
-    return stderr.trim();
-  };
-  const alone = await attempt(['--chardev', 'null']);
-  if (!/interrupts off/.test(alone)) throw new Error(alone);
-  const ports = cpus().map((_, index) => `p${index},chardev=null`);
-  const many = await attempt(['--port', ...ports]);
-  if (!/processors/.test(many)) throw new Error(many);
-  return many;
+/** A console without ports, whose end is a Unix socket. */
+async function terminalStand() {
+  const place = folder('terminal');
+  const socket = join(place, 'socket');
+  const options = ['--chardev', 'unix', '--path', join(place, 'end')];
+  const device = await serve('console', socket, options);
+  const { program, node } = await attach('console', socket, LOOPBACK);
+  adapters.add(program);
+  if (!/^\/dev\/hvc\d$/.test(node ?? '')) throw new Error(`the node is '${node}'`);
+  return { place, socket, options, device, program, node };
+}
+
+/** A shell on /dev/hvcN, and the kernel's own messages there. */
+async function useTerminal() {
+  const console = await terminalStand();
+  const client = new Client(join(console.place, 'end'));
+  const shell = start([
+    ...['bash', '-c', 'exec <>"$1" >&0; while read -r l; do echo "heard $l"; done', 'x'],
+    console.node,
+  ]);
+  client.say('one\n');
+  await client.hears(/heard one\r?\n$/);
+  const size = 200_000;
+  const before = client.heard.length;
+  await run(['sh', '-c', `head -c ${size} /dev/zero | tr '\\0' x > ${console.node}`]);
+  await waitFor(() => client.heard.length >= before + size, `${size} bytes of output`);
+  await shell.stop();
+  await client.close();
+  await end(console);
+  return `${console.node}, ${size} bytes`;
+}
+
+/** The driver sends with interrupts off; a device process that stands still stops nothing. */
+async function outlastTerminal() {
+  const console = await terminalStand();
+  const client = new Client(join(console.place, 'end'));
+  await waitFor(() => existsSync(console.node), 'node');
+  console.device.kill('SIGSTOP');
+  const since = performance.now();
+  const send = (text) => run(['sh', '-c', `echo ${text} > ${console.node}`], { timeout: 20_000 });
+  for (let i = 0; i < 20; i += 1) await send(`stopped${i}`);
+  const ms = performance.now() - since;
+  console.device.kill('SIGCONT');
+  await client.hears(/stopped0\r?\n[\s\S]*stopped19\r?\n$/);
+  console.device.kill('SIGKILL');
+  await console.device.ended;
+  await send('meanwhile');
+  const successor = await serve('console', console.socket, console.options);
+  const other = new Client(join(console.place, 'end'));
+  await waitFor(async () => {
+    await send('again');
+    return /again/.test(other.heard.toString('latin1'));
+  }, 'output at the successor');
+  await other.close();
+  await end({ program: console.program, device: successor });
+  return `20 lines in ${ms.toFixed(0)} ms to a process that was stopped`;
+}
+
+/** Programs open more ports than there are processors, all at once. */
+async function openMany() {
+  const count = cpus().length + 2;
+  const names = Array.from({ length: count }, (_, index) => `p${index}`);
+  const console = await stand(names.map((name) => [name, 'unix']));
+  const clients = names.map((name) => new Client(console.path(name)));
+  const [, number] = /vport(\d+)p/.exec(console.node);
+  const nodes = names.map((_, index) => `/dev/vport${number}p${index}`);
+  for (const node of nodes) await waitFor(() => existsSync(node) && isOpen(node), `open ${node}`);
+  for (let round = 0; round < 5; round += 1) {
+    const all = nodes.map((node) => run(['sh', '-c', `echo round${round} > ${node}`]));
+    await Promise.all(all);
+  }
+  for (const client of clients) await client.hears(/^(round\d\n){5}$/);
+  for (const client of clients) await client.close();
+  await end(console);
+  return `${count} ports on ${cpus().length} processors`;
 }
 
 /** A port for people is a plain one over this transport; no /dev/hvcN comes with it. */
@@ -305,7 +359,9 @@ export default async function job() {
   if (!IS_FOREIGN) await checkPort('throughput, beside a pty', compareWithTerminal);
   await checkPort('either end comes and goes', comeAndGo);
   await checkPort('a device that is killed', outliveDevice);
-  await checkPort('hvc is refused, and more ports than processors', refuse);
+  await checkPort('a terminal, /dev/hvcN', useTerminal);
+  await checkPort('a terminal whose device stands still, and dies', outlastTerminal);
+  await checkPort('more ports than processors', openMany);
   await checkPort('a console port is a plain one', demote);
   await check('no device is left, and the module goes', async () => {
     await waitForNoDevices();

@@ -35,8 +35,11 @@ export interface DeviceType {
   readonly count: CountField | null;
   readonly queueSize: number;
   readonly poolSize: number;
-  /** Features of the type that need a front end of their own, and are not offered here. */
-  readonly refused: bigint;
+  /**
+   * Features of the type that are not offered here, of those that a back end offers: they need a
+   * front end of their own, or the driver would wait for the device in the kernel.
+   */
+  refused(offered: bigint): bigint;
   /** Config space where the back end has none, and the features that go with it. */
   readonly substitute: ((name: string) => { config: Uint8Array; features: bigint }) | null;
   /**
@@ -44,6 +47,11 @@ export interface DeviceType {
    * not fail when the device goes.
    */
   isInbound(index: number): boolean;
+  /**
+   * Queues whose driver waits for the device without giving the processor away, with the features
+   * in use. The kernel completes their requests itself.
+   */
+  isEarly(index: number, features: bigint): boolean;
   /** Fields that a driver writes to set something, and the feature by which it may. */
   readonly writable: readonly { offset: number; size: number; feature: bigint }[];
   /** Writes to config space choose what reads show: the back end is asked after each of them. */
@@ -92,6 +100,23 @@ const isFirst = (index: number): boolean => index === 0;
 const isSecond = (index: number): boolean => index === 1;
 const isEven = (index: number): boolean => index % 2 === 0;
 
+/**
+ * EMERG_WRITE: config space follows what differs, and two equal characters do not. SIZE with ports:
+ * without it no port of our device is a terminal, to which the driver sends with interrupts off.
+ */
+function consoleRefused(offered: bigint): bigint {
+  return bits(2) | ((offered & CONSOLE_MULTIPORT) !== 0n ? bits(0) : 0n);
+}
+
+/**
+ * What Linux's console driver sends to a terminal (`/dev/hvcN`), and its control messages. Ports
+ * that are no terminals wait as others do.
+ */
+function isConsoleOutput(index: number, features: bigint): boolean {
+  const isMultiport = (features & CONSOLE_MULTIPORT) !== 0n;
+  return index === (isMultiport ? 3 : 1);
+}
+
 type Traits = Partial<Omit<DeviceType, 'name' | 'deviceId' | 'configSize'>> & {
   readonly id: number;
   readonly config: number | ((features: bigint) => number);
@@ -103,7 +128,7 @@ const ID = { ...VIRTIO_ID, rtc: 17, scmi: 32 };
 const TRAITS: Readonly<Record<string, Traits>> = {
   net: {
     ...{ id: ID.net, config: 24, queues: 2, queueSize: 256 },
-    ...{ refused: NET_REFUSED, substitute: netSubstitute, isInbound: isEven },
+    ...{ refused: () => NET_REFUSED, substitute: netSubstitute, isInbound: isEven },
   },
   blk: {
     id: ID.blk,
@@ -116,12 +141,10 @@ const TRAITS: Readonly<Record<string, Traits>> = {
     writable: [{ offset: 32, size: 1, feature: BLK_CONFIG_WCE }],
   },
   console: {
-    // Without SIZE no port of our device is a console, whose driver would wait with interrupts off.
-    // EMERG_WRITE: config space follows what differs, and two equal characters do not.
-    ...{ id: ID.console, config: 12, refused: bits(0, 2) },
+    ...{ id: ID.console, config: 12, refused: consoleRefused },
     // The first port has its queues with or without the field; control queues come with it.
     count: { offset: 4, size: 4, queuesEach: 2, queuesMore: 2, feature: CONSOLE_MULTIPORT },
-    ...{ queues: 2, isInbound: isEven },
+    ...{ queues: 2, isInbound: isEven, isEarly: isConsoleOutput },
   },
   rng: { id: ID.rng, config: 0, poolSize: MIB },
   scsi: {
@@ -149,7 +172,7 @@ const TRAITS: Readonly<Record<string, Traits>> = {
     ...{ id: ID.fs, config: 40, queueSize: 128, substitute: fsSubstitute },
     count: { offset: 36, size: 4, queuesEach: 1, queuesMore: 1, feature: 0n },
     // Notifications of the file system and its shared memory have no way through here.
-    refused: bits(0),
+    refused: () => bits(0),
   },
   scmi: { id: ID.scmi, config: 0, queues: 2, poolSize: MIB, isInbound: isSecond },
   i2c: { id: ID.i2c, config: 0, poolSize: MIB },
@@ -167,8 +190,8 @@ function complete(name: string, { id, config, ...traits }: Traits): DeviceType {
     deviceId: id,
     configSize: typeof config === 'number' ? () => config : config,
     ...{ queues: 1, count: null, queueSize: QUEUE_SIZE, poolSize: POOL_SIZE },
-    ...{ refused: 0n, substitute: null, writable: [], isConfigWindow: false },
-    isInbound: () => false,
+    ...{ refused: () => 0n, substitute: null, writable: [], isConfigWindow: false },
+    ...{ isInbound: () => false, isEarly: () => false },
     ...traits,
   };
 }

@@ -7,7 +7,6 @@ import { F } from '../virtio/index.js';
 import type { AttachOptions } from './attachment.js';
 import { DEVICE_TYPES, type DeviceType, planQueues } from './device-types.js';
 import type { PortIdentity, PortSpec } from './kernel-port.js';
-import { refuseConsole } from './loopback/console.js';
 
 /** Most queues of a device: what the kernel's interface has room for. */
 const QUEUES_MAX = 64;
@@ -60,9 +59,8 @@ export async function readBackEndConfig(
 }
 
 function offeredFeatures(relay: Relay, type: DeviceType, options: AttachOptions): bigint {
-  const { memory = 'bounce', packed = memory === 'direct' } = options.kernel ?? {};
-  // Linux answers a full pool with an I/O error where rings are packed; else it waits.
-  const withheld = WITHHELD | type.refused | (packed ? 0n : F.RING_PACKED);
+  const { packed = false } = options.kernel ?? {};
+  const withheld = WITHHELD | type.refused(relay.offered) | (packed ? 0n : F.RING_PACKED);
   const extra =
     relay.hasConfig || type.substitute === null ? 0n : type.substitute(options.name).features;
   return (relay.offered & ~withheld) | extra;
@@ -79,7 +77,6 @@ export async function planDevice(
 ): Promise<PortSpec> {
   const { name, log, kernel = {} } = options;
   const features = offeredFeatures(relay, type, options);
-  refuseConsole(type.name, features);
   const config = await readBackEndConfig(relay, type, name);
   // More queues than processors serve nobody: a driver takes one for each at most.
   const countMax = Math.min(relay.queueCountMax, QUEUES_MAX);
@@ -102,7 +99,7 @@ export async function planDevice(
     isConfigWindow: type.isConfigWindow,
     memory: kernel.memory ?? 'bounce',
     inbound: indexes.filter((index) => type.isInbound(index)),
-    early: [],
+    early: indexes.filter((index) => type.isEarly(index, features)),
     poolSize: kernel.poolSize ?? type.poolSize,
     takeoverMs: kernel.takeoverMs ?? TAKEOVER_MS,
     stopMs: kernel.stopMs ?? STOP_MS,

@@ -59,8 +59,12 @@ export class FakeKernel implements KernelTransport {
     }
     this.spec ??= spec;
     if (!isTakenOver) this.config = spec.config.slice();
-    this.port = new FakePort(this, isTakenOver);
+    this.port = this.makePort(isTakenOver);
     return Promise.resolve(this.port);
+  }
+
+  protected makePort(isTakenOver: boolean): FakePort {
+    return new FakePort(this, isTakenOver);
   }
 
   /** The driver sets its queues up and is ready. */
@@ -110,7 +114,7 @@ export class FakeKernel implements KernelTransport {
     const queues = isRunning ? this.rings.filter((ring) => ring !== undefined).map(asQueue) : [];
     return { isRunning, features, regions: [this.region, ...this.extra], queues };
   }
-  private region: PortState['regions'][number] | null = null;
+  protected region: PortState['regions'][number] | null = null;
 
   /** Completes what is outstanding in split rings that have not wrapped yet. */
   failRequests(): number | null {
@@ -254,27 +258,99 @@ export class FakePort implements KernelPort {
   }
 }
 
+/**
+ * A kernel that makes rings anew for each back end, with the requests in them that the last one did
+ * not complete: as the loopback module does.
+ */
+export class RenewingKernel extends FakeKernel {
+  /** Tokens of each ring that the driver waits for, and those that came back. */
+  readonly outstanding: Set<number>[] = [];
+  readonly back: number[] = [];
+
+  protected override makePort(isTakenOver: boolean): FakePort {
+    return new RenewingPort(this, isTakenOver);
+  }
+
+  override addRing(index: number): TestRing {
+    this.outstanding[index] ??= new Set();
+    return super.addRing(index);
+  }
+
+  place(index: number, token: number): void {
+    this.outstanding[index]!.add(token);
+    this.rings[index]!.add(token);
+  }
+
+  harvest(): void {
+    for (const [index, ring] of this.rings.entries()) {
+      for (const token of ring.take()) {
+        if (!this.outstanding[index]!.delete(token)) throw new Error(`${token} came back twice`);
+        this.back.push(token);
+      }
+    }
+  }
+
+  renew(): PortState {
+    this.events.push('renew');
+    this.harvest();
+    this.region = null;
+    for (const [index, old] of [...this.rings.entries()]) {
+      const ring = this.addRing(index);
+      old.free();
+      for (const token of this.outstanding[index]!) ring.add(token);
+    }
+    return this.state;
+  }
+
+  override get state(): PortState {
+    const state = super.state;
+    return { ...state, queues: state.queues.map((queue) => ({ ...queue, base: 0 })) };
+  }
+}
+
+class RenewingPort extends FakePort {
+  private readonly renewing: RenewingKernel;
+
+  constructor(kernel: RenewingKernel, isTakenOver: boolean) {
+    super(kernel, isTakenOver);
+    this.renewing = kernel;
+  }
+
+  renew(): PortState {
+    return this.renewing.renew();
+  }
+}
+
 /** Features that a driver accepts in the tests. */
 export const DRIVER_FEATURES = F.VERSION_1 | F.EVENT_IDX | F.INDIRECT_DESC;
 
 /** What a test has at hand. */
-export interface Stand {
+export interface Stand<K extends FakeKernel = FakeKernel> {
   readonly server: TestServer;
-  readonly kernel: FakeKernel;
+  readonly kernel: K;
   readonly states: (AttachmentState | VloError)[];
   readonly lines: string[];
   attach(options?: Partial<AttachOptions>): Promise<Attachment>;
 }
 
 /** Runs a test with a back end and a kernel, and checks that nothing is left. */
-export async function withStand(options: ServerOptions, work: (stand: Stand) => Promise<void>) {
+export function withStand(options: ServerOptions, work: (stand: Stand) => Promise<void>) {
+  return withKernel(() => new FakeKernel(), options, work);
+}
+
+/** The same with a kernel of another kind. */
+export async function withKernel<K extends FakeKernel>(
+  makeKernel: () => K,
+  options: ServerOptions,
+  work: (stand: Stand<K>) => Promise<void>,
+) {
   const folder = mkdtempSync(join(tmpdir(), 'vlo-'));
   const path = join(folder, 's');
   await expectNoLeaks(async () => {
     const server = new TestServer(path, options);
-    const kernel = new FakeKernel();
+    const kernel = makeKernel();
     const attachments: Attachment[] = [];
-    const states: Stand['states'] = [];
+    const states: Stand<K>['states'] = [];
     const lines: string[] = [];
     const attach = async (more: Partial<AttachOptions> = {}) => {
       const attachment = await attachKernel(kernel, {

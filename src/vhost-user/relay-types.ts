@@ -25,7 +25,7 @@ export interface RelayQueue {
   readonly driver: number;
   readonly device: number;
   /**
-   * Where the back end starts, as SET_VRING_BASE has it, of a ring whose driver's side makes it anew
+   * Where the back end starts, as SET_VRING_BASE has it, if the driver's side makes the ring anew
    * for each back end; left out, the relay finds out what the last back end left.
    */
   readonly base?: number;

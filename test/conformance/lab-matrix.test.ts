@@ -1,4 +1,4 @@
-/** The lab's kernels: their names, the table of a run on several, and the drivers that they lack. */
+/** The lab's kernels: their names, the table of a run on several, the drivers that they lack. */
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { MATRIX, readKernels } from '../../lab/host/kernels.mjs';
 import { isMatrixGood, matrixTable, runMatrix } from '../../lab/host/matrix.mjs';

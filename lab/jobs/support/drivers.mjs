@@ -1,4 +1,4 @@
-/** Drivers of Linux that Debian's kernels lack: the host builds them for the jobs that need them. */
+/** Drivers of Linux that Debian lacks: the host builds them for the jobs that need them. */
 
 /** Where the source of each is, and the first of the lab's kernels whose source has it. */
 export const DRIVERS = {

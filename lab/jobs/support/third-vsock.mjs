@@ -1,7 +1,7 @@
 /**
  * vhost-device-vsock: sockets of this kernel's AF_VSOCK, whose other ends are Unix sockets of the
- * back end. It connects to PATH_PORT for an application that connects to PORT of the host; a program
- * of the host's that connects to PATH and writes "CONNECT PORT" reaches an application that listens.
+ * back end. It connects to PATH_PORT for an application that connects to PORT of the host; a
+ * program of the host's that connects to PATH and writes "CONNECT PORT" reaches an application that listens.
  */
 
 import { randomBytes } from 'node:crypto';

@@ -41,16 +41,13 @@ export async function findNode(
 ): Promise<string | null> {
   for (;;) {
     const node = lookForNode(type, id, roots);
-    if (node !== null && type === 'console') await settlePort(roots, node);
+    if (node !== null && /\/vport/.test(node)) await settlePort(roots, node);
     if (node !== null || signal.aborted) return node;
     await sleep(PAUSE_MS, undefined, { signal }).catch(() => {});
   }
 }
 
-/**
- * A port has a node before its driver has told the device of it, and whoever opens it then may take
- * the last processor away from the device; see `console.ts`. Its name comes afterwards.
- */
+/** A port has a node before its driver has told the device of it. Its name comes afterwards. */
 async function settlePort({ sys }: NodeRoots, node: string): Promise<void> {
   const name = join(sys, 'class/virtio-ports', basename(node), 'name');
   for (let left = PORT_MS_MAX; left > 0 && !existsSync(name); left -= PAUSE_MS) {
@@ -71,7 +68,23 @@ export function lookForNode(type: string, id: number, roots: NodeRoots = ROOTS):
   const name = lookBelow(place, PATTERNS[type] ?? /./, DEPTH_MAX);
   // Devices without a node of their own (vsock, crypto): that a driver has them is all there is.
   if (name === null) return type === 'vsock' ? node(roots, 'vsock') : null;
-  return node(roots, name);
+  return node(roots, type === 'console' ? (terminalOf(roots, basename(name)) ?? name) : name);
+}
+
+/**
+ * The terminal of a port that is one: it has a node of its own, by which alone it can be used. The
+ * driver numbers terminals in the order in which they came; null for a port that is none.
+ */
+function terminalOf({ sys }: NodeRoots, port: string): string | null {
+  const folder = join(sys, 'kernel/debug/virtio-ports');
+  const order = (name: string): number => {
+    const text = read(join(folder, name));
+    const isTerminal = /^is_console: yes$/m.test(text);
+    return isTerminal ? Number(/^console_vtermno: (\d+)$/m.exec(text)?.[1]) : Number.NaN;
+  };
+  const own = order(port);
+  if (Number.isNaN(own)) return null;
+  return `hvc${files(folder).filter((name) => order(name) < own).length}`;
 }
 
 /** The path of a node, once it is there. */
@@ -117,6 +130,14 @@ function list(folder: string): string[] {
   try {
     const entries = readdirSync(folder, { withFileTypes: true });
     return entries.filter((entry) => entry.isDirectory()).map((entry) => entry.name);
+  } catch {
+    return [];
+  }
+}
+
+function files(folder: string): string[] {
+  try {
+    return readdirSync(folder);
   } catch {
     return [];
   }

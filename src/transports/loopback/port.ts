@@ -14,7 +14,6 @@ import type {
   PortState,
   QueueEvents,
 } from '../kernel-port.js';
-import { checkProcessors } from './console.js';
 import {
   errnoOf,
   featureBytes,
@@ -61,12 +60,6 @@ async function openLoopback(spec: PortSpec): Promise<KernelPort> {
 
 /** Makes the device (false), takes it over (true), or says what is in the way (an errno). */
 function obtain(control: LoopbackControl, spec: PortSpec): boolean | string {
-  if (spec.type === 'console') {
-    // Ports that are there already are no new ones.
-    const obstacle = attach(control, spec);
-    if (obstacle !== 'ENOENT') return obstacle ?? true;
-    checkProcessors(spec.queueSizes.length);
-  }
   return create(control, spec) ? false : (attach(control, spec) ?? true);
 }
 
