@@ -14,13 +14,17 @@
  * 2.7.8.2), and back ends that fail overstate it. So
  *
  *   small buffers are filled with what the driver has there, and copied back as a whole;
- *   big buffers get a mark in the last 8 bytes of each block of 512 bytes. A block whose mark is
- *   gone was written, up to its end, and is copied. A block whose mark is there was not: if the
- *   back end claims it, the driver gets zeros and a shorter length; else its memory stays as it is.
+ *   big buffers are cleared, and get a mark in the last 8 bytes of each block of 512 bytes. A block
+ *   whose mark is gone was written, up to its end, and is copied. A block whose mark is there was
+ *   not: up to the claimed length the driver gets what is there, where the back end claims all of
+ *   it zeros and a shorter length, and behind the claimed length its memory stays as it is.
+ *
+ * With VLO_Q_SECTORS the device writes whole blocks or nothing of them. Then a mark tells all, and
+ * buffers are not cleared: only a device that writes a block's end and leaves holes before it passes
+ * old bytes on, and it could as well have written them.
  *
  * Marks come from a keyed hash, which an application cannot guess. A write that ends inside of a
- * mark leaves the rest of the mark behind it, not somebody else's data. Only a device that writes a
- * block's end and leaves holes before it passes old bytes on; it could as well have written them.
+ * mark leaves the rest of the mark behind it, not another request's data.
  *
  * With VLO_F_DIRECT nothing is copied: descriptors go as they are.
  */
@@ -29,6 +33,7 @@
 
 #define VLO_BLOCK	512
 #define VLO_MARK_SIZE	sizeof(u64)
+#define VLO_MARK_STEP	0x9e3779b97f4a7c15ULL
 #define VLO_SMALL_ALIGN	8
 
 /* Walks over the descriptors of a request, as the driver wrote them. */
@@ -134,40 +139,82 @@ static void *vlo_place_of(struct vlo_vq *queue, u16 head, u64 *address)
 	return queue->pool->base + offset;
 }
 
-static u64 vlo_mark(u64 seed, u32 at)
+/* Whole pages have a function of their own, faster where processors lack fast strings. */
+static void vlo_copy(void *to, const void *from, u32 size)
 {
-	return seed ^ ((u64)at << 20);
+	if (PAGE_ALIGNED((unsigned long)to | (unsigned long)from)) {
+		for (; size >= PAGE_SIZE; size -= PAGE_SIZE) {
+			copy_page(to, (void *)from);
+			to += PAGE_SIZE;
+			from += PAGE_SIZE;
+		}
+	}
+	memcpy(to, from, size);
+}
+
+/* Clears a big buffer in its place. */
+static void vlo_clear(void *place, u32 size)
+{
+	for (; PAGE_ALIGNED((unsigned long)place) && size >= PAGE_SIZE; size -= PAGE_SIZE) {
+		clear_page(place);
+		place += PAGE_SIZE;
+	}
+	memset(place, 0, size);
+}
+
+/* The mark of the block that ends there. */
+static u64 vlo_mark(u64 seed, u32 end)
+{
+	return seed + end * VLO_MARK_STEP;
 }
 
 /* The blocks of a big buffer end at multiples of 512 from its start, and at its end. */
 static void vlo_mark_blocks(void *place, const void *origin, u32 size, u64 seed)
 {
-	u32 at, end;
+	u64 mark = vlo_mark(seed, VLO_BLOCK);
+	u32 end, rest = size % VLO_BLOCK;
 
-	for (at = 0; at < size; at = end) {
-		end = min_t(u32, at + VLO_BLOCK, size);
-		if (end - at >= VLO_MARK_SIZE)
-			put_unaligned(vlo_mark(seed, end), (u64 *)(place + end - VLO_MARK_SIZE));
-		else
-			memcpy(place + at, origin + at, end - at);
+	for (end = VLO_BLOCK; end <= size; end += VLO_BLOCK) {
+		put_unaligned(mark, (u64 *)(place + end - VLO_MARK_SIZE));
+		mark += VLO_BLOCK * VLO_MARK_STEP;
 	}
+	if (rest >= VLO_MARK_SIZE)
+		put_unaligned(vlo_mark(seed, size), (u64 *)(place + size - VLO_MARK_SIZE));
+	else
+		memcpy(place + size - rest, origin + size - rest, rest);
+}
+
+/* The first block at or behind @at that was not written to its end; @size where all were. */
+static u32 vlo_find_unwritten(const void *place, u32 at, u32 size, u64 seed)
+{
+	u64 mark = vlo_mark(seed, at + VLO_BLOCK);
+
+	for (; at + VLO_BLOCK <= size; at += VLO_BLOCK) {
+		if (get_unaligned((const u64 *)(place + at + VLO_BLOCK - VLO_MARK_SIZE)) == mark)
+			return at;
+		mark += VLO_BLOCK * VLO_MARK_STEP;
+	}
+	/* A rest too short for a mark holds what the driver has there. */
+	if (size - at >= VLO_MARK_SIZE &&
+	    get_unaligned((const u64 *)(place + size - VLO_MARK_SIZE)) == vlo_mark(seed, size))
+		return at;
+	return size;
 }
 
 /*
- * Whether a device has written a block to its end. Of a block in which the claimed length ends,
- * only that part of the mark counts which lies behind it.
+ * The claimed length may end inside of a mark, of which a device has then written a part. Returns
+ * the block if the rest of its mark is there; @size if there is none such.
  */
-static bool vlo_is_written(const void *place, u32 end, u32 claimed, u64 seed)
+static u32 vlo_find_partial(const void *place, u32 size, u32 claimed, u64 seed)
 {
-	u64 found = get_unaligned((const u64 *)(place + end - VLO_MARK_SIZE));
-	u64 differs = found ^ vlo_mark(seed, end);
+	u32 at = ALIGN_DOWN(claimed, VLO_BLOCK);
+	u32 end = min_t(u32, at + VLO_BLOCK, size);
+	u64 mark = vlo_mark(seed, end);
+	u32 written = claimed - (end - VLO_MARK_SIZE);
 
-	if (claimed < end && claimed > end - VLO_MARK_SIZE) {
-		u32 skip = 8 * (claimed - (end - VLO_MARK_SIZE));
-
-		differs = le64_to_cpu((__force __le64)differs) >> skip;
-	}
-	return differs;
+	if (claimed >= end || end - at < VLO_MARK_SIZE || claimed <= end - VLO_MARK_SIZE)
+		return size;
+	return memcmp(place + claimed, (u8 *)&mark + written, end - claimed) ? size : at;
 }
 
 /*
@@ -176,38 +223,40 @@ static bool vlo_is_written(const void *place, u32 end, u32 claimed, u64 seed)
  */
 static u32 vlo_take_big(void *origin, const void *place, u32 size, u32 claimed, u64 seed)
 {
+	u32 partial = vlo_find_partial(place, size, claimed, seed);
 	u32 start = 0, at, end, good = U32_MAX;
 
-	for (at = 0; at < size; at = end) {
+	for (;;) {
+		at = vlo_find_unwritten(place, start, size, seed);
+		if (partial >= start)
+			at = min(at, partial);
+		vlo_copy(origin + start, place + start, at - start);
+		if (at == size)
+			return min3(good, claimed, size);
 		end = min_t(u32, at + VLO_BLOCK, size);
-		/* A rest too short for a mark holds what the driver has there. */
-		if (end - at < VLO_MARK_SIZE)
-			continue;
-		if (vlo_is_written(place, end, claimed, seed))
-			continue;
-		if (claimed > at && claimed < end) {
-			memcpy(origin + start, place + start, claimed - start);
-		} else {
-			memcpy(origin + start, place + start, at - start);
-			if (claimed >= end) {
-				memset(origin + at, 0, end - at);
-				good = min(good, at);
-			}
+		if (claimed >= end) {
+			memset(origin + at, 0, end - at);
+			good = min(good, at);
+		} else if (claimed > at) {
+			memcpy(origin + at, place + at, claimed - at);
 		}
 		start = end;
 	}
-	memcpy(origin + start, place + start, size - start);
-	return min3(good, claimed, size);
 }
 
-static void vlo_copy_out(const struct vlo_walk *walk, void *place, u64 seed)
+/* Puts a buffer into its place. */
+static void vlo_copy_out(const struct vlo_vq *queue, const struct vlo_walk *walk, void *place,
+			 u64 seed)
 {
 	const void *origin = phys_to_virt(walk->address);
 
-	if (!(walk->flags & VRING_DESC_F_WRITE) || !vlo_is_big(walk->size))
-		memcpy(place, origin, walk->size);
-	else
-		vlo_mark_blocks(place, origin, walk->size, seed);
+	if (!(walk->flags & VRING_DESC_F_WRITE) || !vlo_is_big(walk->size)) {
+		vlo_copy(place, origin, walk->size);
+		return;
+	}
+	if (!(queue->flags & VLO_Q_SECTORS))
+		vlo_clear(place, walk->size);
+	vlo_mark_blocks(place, origin, walk->size, seed);
 }
 
 /* The back end may see the request from the end of this on: all that is known of it stands. */
@@ -281,14 +330,15 @@ int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 	if (error)
 		return error;
 	request->small = small;
-	request->seed = siphash_1u64(request->serial, (siphash_key_t *)queue->pool->key);
+	request->seed = shape->in_bytes < VLO_BLOCK ? 0 :
+			siphash_1u64(request->serial, (siphash_key_t *)queue->pool->key);
 	place = vlo_place_of(queue, head, &address);
 	vlo_ring_begin(&emit, &queue->ring, head);
 	if (shape->is_indirect) {
 		emit.table = place + shape->table;
 		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk);) {
 			at = vlo_next_place(walk.size, &small, &big);
-			vlo_copy_out(&walk, place + at, request->seed);
+			vlo_copy_out(queue, &walk, place + at, request->seed);
 			vlo_ring_put(&emit, 0, 0, address + at, walk.size, walk.flags);
 		}
 		emit.table = NULL;
@@ -298,7 +348,7 @@ int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 	} else {
 		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk);) {
 			at = vlo_next_place(walk.size, &small, &big);
-			vlo_copy_out(&walk, place + at, request->seed);
+			vlo_copy_out(queue, &walk, place + at, request->seed);
 			vlo_ring_put(&emit, walk.index, walk.next, address + at, walk.size,
 				     walk.flags);
 		}
@@ -373,6 +423,8 @@ u32 vlo_take_back(struct vlo_vq *queue, u16 head, u32 used)
 		origin = phys_to_virt(walk.address);
 		claimed = min(claims, walk.size);
 		claims -= claimed;
+		if (queue->flags & VLO_Q_SECTORS && claimed < walk.size)
+			claimed = ALIGN_DOWN(claimed, VLO_BLOCK);
 		good = claimed;
 		if (vlo_is_big(walk.size))
 			good = vlo_take_big(origin, place + at, walk.size, claimed, request->seed);

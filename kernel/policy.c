@@ -142,7 +142,7 @@ static int vlo_check_queues(const struct vlo_create *create)
 		flags = create->queue_flags[i];
 		if (i >= create->queue_count ? size || flags :
 		    !is_power_of_2(size) || size > VLO_QUEUE_SIZE_MAX ||
-		    flags & ~VLO_QUEUE_FLAGS || flags == VLO_QUEUE_FLAGS)
+		    flags & ~VLO_QUEUE_FLAGS || hweight8(flags) > 1)
 			return -EINVAL;
 	}
 	return 0;

@@ -46,6 +46,8 @@
  * as it has copied it; one that finds no room is dropped, and counted.
  */
 #define VLO_Q_EARLY		0x02
+/* The device fills buffers by whole sectors of 512 bytes: a block device. It saves clearing them. */
+#define VLO_Q_SECTORS		0x04
 
 struct vlo_create {
 	__u32 abi_version;

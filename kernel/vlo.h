@@ -55,7 +55,7 @@
 
 #define VLO_DEVICES_MAX		256
 #define VLO_FLAGS		(VLO_F_DIRECT | VLO_F_CONFIG_WAIT)
-#define VLO_QUEUE_FLAGS		(VLO_Q_INBOUND | VLO_Q_EARLY)
+#define VLO_QUEUE_FLAGS		(VLO_Q_INBOUND | VLO_Q_EARLY | VLO_Q_SECTORS)
 
 /* Guest addresses. RAM lies at its physical addresses, pools lie above all RAM. */
 #define VLO_POOL_ADDRESS	BIT_ULL(46)

@@ -52,6 +52,8 @@ export interface DeviceType {
    * in use. The kernel completes their requests itself.
    */
   isEarly(index: number, features: bigint): boolean;
+  /** The device fills buffers by whole sectors, or not at all. */
+  readonly fillsSectors: boolean;
   /** Fields that a driver writes to set something, and the feature by which it may. */
   readonly writable: readonly { offset: number; size: number; feature: bigint }[];
   /** Writes to config space choose what reads show: the back end is asked after each of them. */
@@ -136,7 +138,7 @@ const TRAITS: Readonly<Record<string, Traits>> = {
       if ((features & BLK_ZONED) !== 0n) return 96;
       return (features & BLK_SECURE_ERASE) !== 0n ? 72 : 60;
     },
-    ...{ queueSize: 256, poolSize: 64 * MIB },
+    ...{ queueSize: 256, poolSize: 64 * MIB, fillsSectors: true },
     count: { offset: 34, size: 2, queuesEach: 1, queuesMore: 0, feature: BLK_MQ },
     writable: [{ offset: 32, size: 1, feature: BLK_CONFIG_WCE }],
   },
@@ -190,7 +192,8 @@ function complete(name: string, { id, config, ...traits }: Traits): DeviceType {
     deviceId: id,
     configSize: typeof config === 'number' ? () => config : config,
     ...{ queues: 1, count: null, queueSize: QUEUE_SIZE, poolSize: POOL_SIZE },
-    ...{ refused: () => 0n, substitute: null, writable: [], isConfigWindow: false },
+    ...{ refused: () => 0n, substitute: null, writable: [] },
+    ...{ isConfigWindow: false, fillsSectors: false },
     ...{ isInbound: () => false, isEarly: () => false },
     ...traits,
   };

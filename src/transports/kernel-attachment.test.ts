@@ -185,7 +185,7 @@ describe('at a takeover', () => {
         ...{ name: 'gpio0', type: 'gpio', deviceId: 41, features: DRIVER_FEATURES | 1n },
         ...{ queueSizes: [64, 64], config: new Uint8Array(8), isConfigWindow: false },
         ...{ memory: 'bounce', poolSize: 2 ** 20, takeoverMs: 1000, log: () => {} },
-        ...{ inbound: [], early: [], stopMs: 1000 },
+        ...{ inbound: [], early: [], fillsSectors: false, stopMs: 1000 },
       });
       kernel.port = null;
       await kernel.start(DRIVER_FEATURES);

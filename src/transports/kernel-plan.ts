@@ -99,6 +99,7 @@ export async function planDevice(
     isConfigWindow: type.isConfigWindow,
     memory: kernel.memory ?? 'bounce',
     inbound: indexes.filter((index) => type.isInbound(index)),
+    fillsSectors: type.fillsSectors,
     early: indexes.filter((index) => type.isEarly(index, features)),
     poolSize: kernel.poolSize ?? type.poolSize,
     takeoverMs: kernel.takeoverMs ?? TAKEOVER_MS,

@@ -40,6 +40,8 @@ export interface PortSpec {
   readonly inbound: readonly number[];
   /** Numbers of the queues whose driver busy-waits for its requests. */
   readonly early: readonly number[];
+  /** The device fills buffers by whole sectors, or not at all. */
+  readonly fillsSectors: boolean;
   /** Bytes of the pool that rings and bounced buffers share. */
   readonly poolSize: number;
   /** Time in ms that requests wait for another adapter when this one dies. */

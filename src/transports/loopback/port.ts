@@ -109,8 +109,9 @@ function create(control: LoopbackControl, spec: PortSpec): boolean {
   }
 }
 
-function queueFlags({ inbound, early }: PortSpec): Uint8Array {
+function queueFlags({ queueSizes: sizes, inbound, early, fillsSectors }: PortSpec): Uint8Array {
   const flags = new Uint8Array(VLO.QUEUES_MAX);
+  if (fillsSectors) flags.fill(VLO.Q_SECTORS, 0, sizes.length);
   for (const index of inbound) flags[index] = VLO.Q_INBOUND;
   for (const index of early) flags[index] = VLO.Q_EARLY;
   return flags;

@@ -20,6 +20,7 @@ export const VLO = {
   F_CONFIG_WAIT: 2,
   Q_INBOUND: 1,
   Q_EARLY: 2,
+  Q_SECTORS: 4,
   EVENT_STATUS: 1 << 0,
   EVENT_QUEUES: 1 << 1,
   EVENT_RESET: 1 << 2,

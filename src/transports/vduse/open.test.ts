@@ -18,6 +18,7 @@ const SPEC: PortSpec = {
   takeoverMs: 30_000,
   inbound: [],
   early: [],
+  fillsSectors: false,
   stopMs: 10_000,
   log: () => {},
 };
