@@ -366,8 +366,11 @@ static int vlo_open(struct inode *inode, struct file *file)
 
 static int vlo_release(struct inode *inode, struct file *file)
 {
-	vlo_device_release(file->private_data);
-	kfree(file->private_data);
+	struct vlo_handle *handle = file->private_data;
+
+	vlo_device_release(handle);
+	put_pid(handle->process);
+	kfree(handle);
 	return 0;
 }
 

@@ -258,6 +258,7 @@ int vlo_device_create(struct vlo_handle *handle, const struct vlo_create *create
 	/* Held by the list, this file, and the virtio device. */
 	kref_get(&device->refs);
 	kref_get(&device->refs);
+	handle->process = get_pid(task_tgid(current));
 	device->owner = handle;
 	list_add_tail(&device->list, &vlo_list);
 	mutex_unlock(&vlo_list_lock);
@@ -284,6 +285,7 @@ int vlo_device_attach(struct vlo_handle *handle, const char *name)
 	if (!error && (device->owner || device->condemned))
 		error = device->owner ? -EBUSY : -ENODEV;
 	if (!error) {
+		handle->process = get_pid(task_tgid(current));
 		device->owner = handle;
 		kref_get(&device->refs);
 	}

@@ -38,9 +38,14 @@ static int __init vlo_init(void)
 	if (error)
 		goto fail;
 	vlo_debugfs_init();
+	error = vlo_pm_init();
+	if (error)
+		goto fail_debugfs;
 	error = vlo_chardev_init();
 	if (!error)
 		return 0;
+	vlo_pm_exit();
+fail_debugfs:
 	vlo_debugfs_exit();
 	vlo_ram_exit();
 fail:
@@ -52,6 +57,7 @@ fail:
 static void __exit vlo_exit(void)
 {
 	vlo_chardev_exit();
+	vlo_pm_exit();
 	vlo_destroy_workqueues();
 	vlo_debugfs_exit();
 	vlo_ram_exit();

@@ -46,6 +46,7 @@
 #include <linux/irq_work.h>
 #include <linux/kref.h>
 #include <linux/mutex.h>
+#include <linux/pid.h>
 #include <linux/poll.h>
 #include <linux/spinlock.h>
 #include <linux/virtio_ring.h>
@@ -251,6 +252,7 @@ struct vlo_device {
 struct vlo_handle {
 	struct mutex lock;		/* setting device */
 	struct vlo_device *device;
+	struct pid *process;		/* the adapter: of who has set device */
 };
 
 static inline struct vlo_device *to_vlo(struct virtio_device *vdev)
@@ -426,6 +428,10 @@ void vlo_ram_revoke(struct file *file);
 u64 vlo_ram_size(struct file *file);
 int vlo_ram_init(void);
 void vlo_ram_exit(void);
+
+/* pm.c: suspend */
+int vlo_pm_init(void);
+void vlo_pm_exit(void);
 
 /* policy.c: who may do what */
 int vlo_may_create(const struct vlo_create *create);

@@ -59,6 +59,7 @@ And without a guest:
                          without instructions that copy memory, as each byte would count as one)
   --results <folder>     where console, output and results go (default: in the cache)
   --report <file>        add the outcome to a JSON report, as vitest writes them
+  --disks                the guest has NVMe disks instead of folders over 9p: it can be suspended
   --no-module            do not build kernel/
   --kernel-image <file>  a kernel of your own, with
   --modules-dir <folder>   its modules: <folder>/<release>
@@ -96,6 +97,7 @@ function parse() {
         results: { type: 'string' },
         report: { type: 'string' },
         command: { type: 'string' },
+        disks: { type: 'boolean', default: false },
         module: { type: 'boolean', default: true },
         'kernel-image': { type: 'string' },
         'modules-dir': { type: 'string' },

@@ -16,9 +16,9 @@
 #   lab/setup.sh PART...            build what is missing of these (root); status 3: Debian does not
 #                                   have one of them
 #   lab/setup.sh --check PART...    only say what is missing; status 0: nothing, 1: something
-#   lab/setup.sh --initramfs ARCH MODULES FILE
+#   lab/setup.sh --initramfs ARCH MODULES FILE [disks]
 #                                   an initramfs for a kernel of one's own, whose modules lie in
-#                                   MODULES/RELEASE
+#                                   MODULES/RELEASE; with "disks" for a guest whose root is on disks
 # shellcheck disable=SC2016 # lines in single quotes are for mmdebstrap's shell
 set -euo pipefail
 
@@ -32,8 +32,8 @@ declare -A SUITE=(
 )
 declare -A TREE_SUITE=([newest]=sid [5.10]=bullseye [6.1]=bookworm [6.12]=trixie)
 LAB=${VLO_LAB:-/var/cache/virtio-loopback/lab}
-HOST_PACKAGES=(mmdebstrap util-linux kmod xz-utils cpio gzip)
-HOST_COMMANDS=(mmdebstrap flock unshare depmod modprobe xz cpio gzip)
+HOST_PACKAGES=(mmdebstrap util-linux kmod xz-utils cpio gzip e2fsprogs)
+HOST_COMMANDS=(mmdebstrap flock unshare depmod modprobe xz cpio gzip mke2fs debugfs)
 QEMU_PACKAGES=(
   qemu-system-x86 qemu-system-arm qemu-system-misc opensbi seabios ipxe-qemu bash coreutils
 )
@@ -57,6 +57,7 @@ OLD_BUILD_PACKAGES=(
 )
 # What the initramfs loads before it can mount the root, as far as the kernel has it not built in.
 INITRAMFS_MODULES=(virtio_pci 9pnet_virtio 9p overlay)
+INITRAMFS_DISK_MODULES=(nvme ext4 overlay)
 # Drivers of hardware that no guest has: a third of a kernel's modules.
 UNUSED_MODULES=(gpu iio infiniband media net/ethernet net/wireless staging)
 
@@ -275,13 +276,15 @@ kernel_part() {
 # A kernel's first root: busybox and the modules that the real root needs, 2 to 3 MB.
 initramfs() {
   local root=$LAB/root-$1/tree modules=$2 target=$3 scratch release module file
+  local names=("${INITRAMFS_MODULES[@]}")
+  if [[ ${4:-} == disks ]]; then names=("${INITRAMFS_DISK_MODULES[@]}"); fi
   release=$(ls "$modules")
   scratch=$(mktemp -d)
   mkdir -p "$scratch"/base/lib "$scratch"/tree/{bin,modules,proc,sys,dev,lower,upper,new}
   ln -s "$(realpath "$modules")" "$scratch/base/lib/modules"
   cp "$root/usr/bin/busybox" "$scratch/tree/bin/busybox"
   ln -s busybox "$scratch/tree/bin/sh"
-  for module in "${INITRAMFS_MODULES[@]}"; do
+  for module in "${names[@]}"; do
     modprobe -d "$scratch/base" -S "$release" --show-depends "$module"
   done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' >"$scratch/files"
   while read -r file; do
@@ -332,7 +335,8 @@ export PATH=$PATH:/usr/sbin:/sbin
 case ${1:-} in
   --check) check_only "${@:2}"; exit ;;
   --initramfs)
-    [[ $# == 4 ]] || fail 'usage: lab/setup.sh --initramfs ARCH MODULES FILE'
+    [[ $# == 4 || ($# == 5 && $5 == disks) ]] ||
+      fail 'usage: lab/setup.sh --initramfs ARCH MODULES FILE [disks]'
     initramfs "${@:2}"
     exit
     ;;

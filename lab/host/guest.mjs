@@ -3,12 +3,24 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { createWriteStream, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { Disks } from './disks.mjs';
 import { ARCHITECTURES, part } from './places.mjs';
+import { Waker } from './waker.mjs';
+
+/** What the guest sees of the host; lab/initramfs-init mounts them by their tags. */
+const sharesFor = ({ kernel, run, packages }) => [
+  { tag: 'root', path: part(`root-${kernel.arch}`, 'tree'), mode: 'ro' },
+  { tag: 'modules', path: kernel.modules, mode: 'ro' },
+  { tag: 'project', path: join(run, 'project'), mode: 'ro' },
+  { tag: 'packages', path: packages, mode: 'ro' },
+  { tag: 'run', path: join(run, 'guest'), mode: 'rw' },
+];
 
 /** Folders of the host, which the guest mounts over 9p. */
-const share = (tag, path, mode) => [
+const share = ({ tag, path, mode }) => [
   '-fsdev',
-  `local,id=${tag},path=${path},security_model=none,multidevs=remap${mode}`,
+  `local,id=${tag},path=${path},security_model=none,multidevs=remap` +
+    (mode === 'ro' ? ',readonly=on' : ''),
   '-device',
   `virtio-9p-pci,fsdev=${tag},mount_tag=${tag}`,
 ];
@@ -35,7 +47,8 @@ export function qemuVersion(arch) {
  * QEMU's command line. The guest has no disk, network or other virtio device of QEMU's that one
  * could take for ours: only shared folders, two serial ports, and what the job has on the host.
  */
-function commandLine({ kernel, run, packages, memory, cpus, machine, clock, model, plugins }) {
+function commandLine(options) {
+  const { kernel, run, memory, cpus, machine, clock, model, plugins, shares, disks, waker } = options;
   const { qemu, console } = ARCHITECTURES[kernel.arch];
   const tree = part('qemu', 'tree');
   const kernelArguments = [
@@ -50,6 +63,8 @@ function commandLine({ kernel, run, packages, memory, cpus, machine, clock, mode
     // On a busy machine the emulated timer may look dead, and the kernel would not start; or the
     // clock looks wrong, and another one is taken that is slow to read.
     ...(kernel.arch === 'x86-64' ? ['no_timer_check', 'tsc=nowatchdog'] : []),
+    // The console's log tells where a suspend came to.
+    ...(disks === null ? [] : ['lab_root=disks', 'no_console_suspend']),
   ];
   return [
     // QEMU ends with this process, however that ends.
@@ -59,16 +74,12 @@ function commandLine({ kernel, run, packages, memory, cpus, machine, clock, mode
     ...['-L', join(tree, 'usr/share/qemu'), '-L', join(tree, 'usr/share/seabios')],
     ...['-cpu', model, '-smp', `${cpus}`, '-m', `${memory}`, ...clock.qemu, ...plugins],
     ...['-nodefaults', '-display', 'none', '-no-reboot'],
-    ...['-kernel', kernel.image, '-initrd', kernel.initramfs],
+    ...['-kernel', kernel.image, '-initrd', disks?.initramfs ?? kernel.initramfs],
     ...['-append', kernelArguments.join(' ')],
     ...['-chardev', `file,id=console,path=${join(run, 'console.log')}`],
     ...['-serial', 'chardev:console'],
     ...['-chardev', 'stdio,id=job,signal=off', '-device', 'pci-serial,chardev=job'],
-    ...share('root', part(`root-${kernel.arch}`, 'tree'), ',readonly=on'),
-    ...share('modules', kernel.modules, ',readonly=on'),
-    ...share('project', join(run, 'project'), ',readonly=on'),
-    ...share('packages', packages, ',readonly=on'),
-    ...share('run', join(run, 'guest'), ''),
+    ...(disks === null ? shares.flatMap(share) : [...disks.arguments(), ...waker.arguments()]),
     ...machine.arguments(memory),
   ];
 }
@@ -95,12 +106,26 @@ const SIGNALS = ['SIGHUP', 'SIGINT', 'SIGTERM'];
  * Starts the guest and waits for its end.
  * @param {{ kernel: import('./module.mjs').Kernel, run: string, packages: string, memory: number,
  *   cpus: number, timeout: number, interactive: boolean, machine: import('./machine.mjs').Machine,
- *   clock: import('./clock.mjs').Clock, model: string, plugins: readonly string[] }} options
- *   `timeout` in seconds, 0: none; `model` of the processor; `plugins`: words for QEMU
+ *   clock: import('./clock.mjs').Clock, model: string, plugins: readonly string[],
+ *   disks: boolean }} options
+ *   `timeout` in seconds, 0: none; `model` of the processor; `plugins`: words for QEMU;
+ *   `disks`: instead of shared folders
  * @returns {Promise<string | null>} why it ended too early, or null
  */
 export async function runGuest(options) {
-  const command = commandLine(options);
+  const shares = sharesFor(options);
+  if (!options.disks) return runQemu(commandLine({ ...options, shares, disks: null }), options);
+  const disks = new Disks(options.run, options.kernel, shares);
+  const waker = new Waker(join(options.run, 'console.log'));
+  try {
+    return await runQemu(commandLine({ ...options, shares, disks, waker }), options);
+  } finally {
+    waker.end();
+    disks.end();
+  }
+}
+
+async function runQemu(command, options) {
   const state = options.interactive ? terminalState() : '';
   const stdio = options.interactive ? 'inherit' : ['pipe', 'pipe', 'inherit'];
   const child = spawn(command[0], command.slice(1), { stdio });

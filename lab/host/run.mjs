@@ -12,6 +12,7 @@ import {
 import { join, resolve } from 'node:path';
 import { driversFor, lackOf } from '../jobs/support/drivers.mjs';
 import { clockFor } from './clock.mjs';
+import { needsDisks } from './disks.mjs';
 import { qemuVersion, readIfThere, runGuest } from './guest.mjs';
 import { findFaults, findLeaks, mergeLogs } from './kernel-log.mjs';
 import { Machine } from './machine.mjs';
@@ -207,6 +208,7 @@ export async function runJob(kernel, options) {
       ...{ kernel, run, packages, memory, cpus, timeout, interactive },
       ...{ clock: clockFor(icount), model: modelFor(kernel, options) },
       plugins: preparePlugin(kernel, options, join(run, 'guest')),
+      disks: needsDisks(options.job) || options.disks,
     };
     const outcome = await runMachine(options.job, guest);
     process.stdout.write(readProfiles(join(run, 'guest')));
