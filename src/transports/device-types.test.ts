@@ -68,10 +68,10 @@ test('a network device without config space has an address of its own, always th
 test('a pool has a frame for each entry, and room for larger requests', () => {
   const pool = (type: string, entries: number, features = 0n) =>
     DEVICE_TYPES.get(type)!.poolSize(entries, features);
-  expect(pool('blk', 256)).toBe(10 * MIB);
-  expect(pool('blk', 4 * 256)).toBe(16 * MIB);
+  expect(pool('blk', 256)).toBe(14 * MIB);
+  expect(pool('blk', 4 * 256)).toBe(20 * MIB);
   expect(pool('blk', 64 * 256)).toBe(32 * MIB);
-  expect(pool('fs', 2 * 128)).toBe(10 * MIB);
+  expect(pool('fs', 2 * 128)).toBe(8 * MIB);
   expect(pool('vsock', 3 * 128)).toBe(7 * MIB);
   expect(pool('rng', 64)).toBe(MIB);
   const [guestTso4, mergeable] = [1n << 7n, 1n << 15n];
