@@ -253,6 +253,12 @@ class KernelAttachment implements Attachment, PortHandler {
   }
 
   /** @internal */
+  failed(error: VloError): void {
+    if (this.closing === null) this.fail(error);
+    else this.options.log(`${error.code}: ${error.message}`);
+  }
+
+  /** @internal */
   gone(): void {
     this.resolveEnded();
     if (this.closing !== null) return;

@@ -3,7 +3,7 @@
  * engine in `kernel-attachment.ts` binds one to a back end and knows nothing of ioctls.
  *
  *   engine ── open(spec) ─► transport ─► port ── listen(handler)
- *   port   ── changed, configWritten, broken, gone ─► engine
+ *   port   ── changed, configWritten, broken, failed, gone ─► engine
  *   engine ── state, renew, readConfig, writeConfig, remove, close ─► port
  *   engine ── keepInflight, stash, takeStash, failRequests ─► port, where it cannot renew its rings
  *
@@ -11,6 +11,7 @@
  * what holds now: {@link PortState}. The engine makes the rings of the back end like it. There are
  * no single steps that could be missed, and a port that was taken over is no special case.
  */
+import type { VloError } from '../errors.js';
 import type { Fd } from '../native/index.js';
 import type { RelayPast, RelayQueue, RelayRegion } from '../vhost-user/index.js';
 import type { PortMemory, TransportName } from './attachment.js';
@@ -106,7 +107,12 @@ export interface PortHandler {
    * go on with another back end; else the driver has stopped, and nothing goes on before a reset.
    */
   broken(): void;
-  /** The device is gone: after {@link KernelPort.remove}, or because the kernel took it away. */
+  /** Serving is not possible any more, and why; the device is still there. */
+  failed(error: VloError): void;
+  /**
+   * The device is gone: after {@link KernelPort.remove}, or because the kernel took it away. Said
+   * once; the port makes no more calls for it.
+   */
   gone(): void;
 }
 

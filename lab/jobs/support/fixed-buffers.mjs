@@ -12,58 +12,17 @@ import { parseArgs } from 'node:util';
 import * as v from 'valibot';
 import { BLK_F, BLK_S, BLK_T, BlkConfig, SECTOR_SIZE } from '../../../dist/devices/blk/wire.js';
 import { DeviceProcess, defineDevice } from '../../../dist/kit/index.js';
-import { IoUring, NativeBuffer } from '../../../dist/native/index.js';
-import { errnoName, lastErrno, libc } from '../../../dist/native/libc.js';
 import { BackEndServer } from '../../../dist/vhost-user/index.js';
+import { FixedRegion, READ_FIXED, WRITE_FIXED } from './fixed-region.mjs';
 
-const SYS_IO_URING_REGISTER = 427;
-const REGISTER_BUFFERS = 0;
-const READ_FIXED = 4;
-const WRITE_FIXED = 5;
-const ENTRIES = 1;
 const SEGMENTS_MAX = 126;
 
 const log = (line) => process.stderr.write(`fixed-buffers: ${line}\n`);
 
-/** A region of the device's memory, as the only fixed buffer of a ring. */
-class FixedRegion {
-  /** Null when the kernel does not pin the memory. @type {IoUring | null} */
-  ring = null;
-
-  constructor({ hostAddress, size, guestAddress }) {
-    this.address = hostAddress;
-    this.size = size;
-    const ring = IoUring.create(ENTRIES);
-    if (ring === null) throw new Error('this kernel has no io_uring');
-    const vector = new NativeBuffer(16);
-    vector.setU64(0, hostAddress);
-    vector.setU64(8, size);
-    const words = [ring.descriptor, REGISTER_BUFFERS, vector.address, 1, 0, 0];
-    const result = libc.syscall(SYS_IO_URING_REGISTER, ...words);
-    const error = result < 0 ? errnoName(lastErrno()) : null;
-    vector.free();
-    if (error === null) this.ring = ring;
-    else ring.close();
-    log(`region 0x${guestAddress.toString(16)}, ${size} bytes: ${error ?? 'registered'}`);
-  }
-
-  holds({ address, size }) {
-    return address >= this.address && address + size <= this.address + this.size;
-  }
-
-  /** Reads or writes a segment; true when all of it went well. */
-  transfer(operation, fd, { address, size }, offset) {
-    const { ring } = this;
-    if (ring === null) return false;
-    ring.prepare(operation, fd, address, size, offset, 0);
-    ring.submit(1);
-    while (!ring.next()) ring.submit(1);
-    return ring.completedResult === size;
-  }
-
-  close() {
-    this.ring?.close();
-  }
+function register({ hostAddress, size, guestAddress }) {
+  const fixed = new FixedRegion(hostAddress, size);
+  log(`region 0x${guestAddress.toString(16)}, ${size} bytes: ${fixed.error ?? 'registered'}`);
+  return fixed;
 }
 
 class FixedDisk {
@@ -97,7 +56,7 @@ class FixedDisk {
       this.regions.delete(region);
     }
     for (const region of regions) {
-      if (!this.regions.has(region)) this.regions.set(region, new FixedRegion(region));
+      if (!this.regions.has(region)) this.regions.set(region, register(region));
     }
   }
 

@@ -1,7 +1,7 @@
 /** The file of a device of the kernel module: its ioctls, typed. One call at a time. */
 import { closeSync, openSync } from 'node:fs';
 import { SystemError, VloError } from '../../errors.js';
-import { Fd, ioctl, NativeBuffer, readInto } from '../../native/index.js';
+import { ERRNO, errnoName, Fd, ioctl, NativeBuffer, readInto } from '../../native/index.js';
 import type { Struct } from '../../virtio/index.js';
 import {
   VLO,
@@ -133,11 +133,16 @@ export class LoopbackControl {
     this.put('SET_CONFIG', VloConfig, { offset, size: bytes.length, bytes });
   }
 
-  /** What has happened since the last call; null when nothing has. */
+  /**
+   * Returns what has happened since the last call; null when nothing has.
+   * @throws SystemError ENODEV when the kernel has removed the device, and has said so before
+   */
   readEvent(): LoopbackEvent | null {
     const { buffer } = this;
     const size = readInto(this.fd.number, buffer.address, VloEvent.size);
-    return size === VloEvent.size ? VloEvent.decode(buffer.bytes) : null;
+    if (size === VloEvent.size) return VloEvent.decode(buffer.bytes);
+    if (size === -ERRNO.EAGAIN! || size === -ERRNO.EINTR!) return null;
+    throw new SystemError('read', errnoName(-size), LOOPBACK_NODE);
   }
 
   acknowledge(sequence: number): void {

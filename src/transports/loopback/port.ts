@@ -163,6 +163,9 @@ function inUse(name: string, errno: string): VloError {
   return new VloError('VLO_DEVICE_IN_USE', message);
 }
 
+const isNoDevice = (error: unknown): boolean =>
+  error instanceof SystemError && error.errno === 'ENODEV';
+
 /** Why a session cannot begin. */
 const SESSION_PROBLEMS: Readonly<Record<string, string>> = {
   ENOMEM:
@@ -172,9 +175,12 @@ const SESSION_PROBLEMS: Readonly<Record<string, string>> = {
     'the pool is too small for the rings: use a larger --pool-size, or a smaller --queue-size',
   EPROTONOSUPPORT:
     'the back end does not offer INDIRECT_DESC, which the driver of this device uses',
+  EPERM: "memory 'direct' requires CAP_SYS_RAWIO, which this process no longer has",
+  EACCES: "this kernel no longer allows memory 'direct': it is locked down, or direct=0",
 };
 
-class LoopbackPort implements KernelPort {
+/** An open device of the module. Exported for its test. */
+export class LoopbackPort implements KernelPort {
   readonly isTakenOver: boolean;
   readonly identity: PortIdentity;
   private readonly control: LoopbackControl;
@@ -194,6 +200,8 @@ class LoopbackPort implements KernelPort {
   private handler: PortHandler | null = null;
   private watch: Watch | null = null;
   private isClosed = false;
+  /** The kernel has removed the device: no call works any more. */
+  private isGone = false;
   private isHandling = false;
   private isFirst = true;
 
@@ -242,22 +250,32 @@ class LoopbackPort implements KernelPort {
     try {
       for (let event = this.next(); event !== null; event = this.next()) await this.handle(event);
     } catch (error) {
-      // Not acknowledged: after a time the kernel takes the memory away from the back end.
+      // The driver waits for its acknowledgement, and goes on without it after a time.
       if (!(error instanceof VloError)) throw error;
-      this.log(`${error.code}: ${error.message}`);
+      this.report(error);
     } finally {
       this.isHandling = false;
       if (!this.isClosed) this.watch?.resume();
     }
   }
 
+  private report(error: VloError): void {
+    if (isNoDevice(error)) this.vanish();
+    if (this.isGone) return;
+    // Without a session requests would wait for ever.
+    if (error.code === 'VLO_TRANSPORT_UNAVAILABLE') this.handler!.failed(error);
+    else this.log(`${error.code}: ${error.message}`);
+  }
+
   private next(): LoopbackEvent | null {
-    return this.isClosed ? null : this.control.readEvent();
+    return this.isClosed || this.isGone ? null : this.control.readEvent();
   }
 
   private async handle({ events, status, sequence, unacked }: LoopbackEvent): Promise<void> {
     const handler = this.handler!;
     this.status = status;
+    // An adapter that was stopped for a while may read this together with all that came before.
+    if ((events & VLO.EVENT_GONE) !== 0) return this.vanish();
     if ((events & VLO.EVENT_CONFIG) !== 0) await handler.configWritten();
     const { EVENT_STATUS, EVENT_QUEUES, EVENT_RESET } = VLO;
     if ((events & (EVENT_STATUS | EVENT_QUEUES | EVENT_RESET)) !== 0 && !this.isClosed) {
@@ -265,11 +283,26 @@ class LoopbackPort implements KernelPort {
     }
     if (unacked !== 0 && !this.isClosed) this.control.acknowledge(sequence);
     if ((events & VLO.EVENT_BROKEN) !== 0) handler.broken();
-    if ((events & VLO.EVENT_GONE) === 0) return;
-    // Nothing else will come.
+  }
+
+  /** Reports, once, that the device is gone. Nothing else will come. */
+  private vanish(): void {
+    if (this.isGone) return;
+    this.isGone = true;
     this.watch?.close();
     this.watch = null;
-    handler.gone();
+    this.handler?.gone();
+  }
+
+  /** Makes a call for the adapter, which hears of a device that is gone in any case. */
+  private attempt<T>(call: () => T): T {
+    try {
+      return call();
+    } catch (error) {
+      if (!isNoDevice(error)) throw error;
+      this.vanish();
+      throw new VloError('VLO_DEVICE_FAILED', 'the kernel has removed the device');
+    }
   }
 
   private async changed(wasReset: boolean): Promise<void> {
@@ -309,7 +342,7 @@ class LoopbackPort implements KernelPort {
 
   renew(): PortState {
     const old = this.regions;
-    const state = this.begin();
+    const state = this.attempt(() => this.begin());
     for (const { fd } of old) fd.close();
     return state;
   }
@@ -355,11 +388,11 @@ class LoopbackPort implements KernelPort {
   }
 
   readConfig(): Uint8Array {
-    return this.control.readConfig(0, this.identity.configSize);
+    return this.attempt(() => this.control.readConfig(0, this.identity.configSize));
   }
 
   writeConfig(offset: number, bytes: Uint8Array): void {
-    this.control.writeConfig(offset, bytes);
+    this.attempt(() => this.control.writeConfig(offset, bytes));
   }
 
   findNode(signal: AbortSignal): Promise<string | null> {
