@@ -48,7 +48,8 @@ export function qemuVersion(arch) {
  * could take for ours: only shared folders, two serial ports, and what the job has on the host.
  */
 function commandLine(options) {
-  const { kernel, run, memory, cpus, machine, clock, model, plugins, shares, disks, waker } = options;
+  const { kernel, run, memory, cpus, machine, clock, model, plugins, shares, disks, waker } =
+    options;
   const { qemu, console } = ARCHITECTURES[kernel.arch];
   const tree = part('qemu', 'tree');
   const kernelArguments = [

@@ -1,7 +1,7 @@
 /**
- * Suspends the guest and brings it back: the test levels of /sys/power/pm_test, which turn back after
- * a second, and real cycles. A real one ends when the host presses the power button or, where the
- * guest has none, when the guest's clock rings.
+ * Suspends the guest and brings it back: the test levels of /sys/power/pm_test, which turn back
+ * after a second, and real cycles. A real one ends when the host presses the power button or, where
+ * the guest has none, when the guest's clock rings.
  */
 
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';

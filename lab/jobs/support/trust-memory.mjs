@@ -16,7 +16,7 @@ import { VLO } from '../../../dist/transports/loopback/uapi.js';
 import { check, skip } from './checks.mjs';
 import { OwnDevice } from './own-device.mjs';
 import { run, waitFor } from './programs.mjs';
-import { folder, serve, VLO as PROGRAM, waitForNoDevices } from './stand.mjs';
+import { folder, VLO as PROGRAM, serve, waitForNoDevices } from './stand.mjs';
 import { modprobe } from './system.mjs';
 import { mustBe, withActor } from './trust-policy.mjs';
 

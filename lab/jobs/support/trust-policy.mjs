@@ -26,7 +26,13 @@ const ALLOWED = {
 };
 const allowed = (id) => Object.values(ALLOWED).some((ids) => ids.includes(id));
 /** All ids of virtio 1.3 and some beyond, and numbers that only look like one of them. */
-const IDS = [...Array.from({ length: 64 }, (_, id) => id), 65535, 65536 + RNG, 2 ** 31, 2 ** 32 - 1];
+const IDS = [
+  ...Array.from({ length: 64 }, (_, id) => id),
+  65535,
+  65536 + RNG,
+  2 ** 31,
+  2 ** 32 - 1,
+];
 /** Those that would be the worst. */
 const WORST = { 5: 'balloon', 16: 'gpu', 23: 'iommu', 24: 'mem', 27: 'pmem' };
 
@@ -203,7 +209,7 @@ async function quota() {
       await waitFor(() => devicesLeft().length === 2, 'end of one');
       mustBe('again', (await alice.create(device(NET, 'again'))).error, null);
       return 'the fourth is refused';
-    }).finally(() => waitForNoDevices()),
+    }).finally(waitForNoDevices),
   );
 }
 
@@ -256,8 +262,7 @@ function mustBeDenied(own) {
   file.close();
 }
 
-const notWanted = () =>
-  withDirect((own) => withParameter('direct', '0', () => mustBeDenied(own)));
+const notWanted = () => withDirect((own) => withParameter('direct', '0', () => mustBeDenied(own)));
 
 /** The kernel is locked down, which cannot be taken back. */
 async function lockedDown() {
