@@ -14,6 +14,7 @@ import { join } from 'node:path';
 import { Mapping, NativeBuffer, PAGE_SIZE } from '../../../dist/native/index.js';
 import { VLO } from '../../../dist/transports/loopback/uapi.js';
 import { check, skip } from './checks.mjs';
+import { FixedRegion } from './fixed-region.mjs';
 import { OwnDevice } from './own-device.mjs';
 import { run, waitFor } from './programs.mjs';
 import { folder, VLO as PROGRAM, serve, waitForNoDevices } from './stand.mjs';
@@ -117,7 +118,7 @@ async function cgroup() {
         throw new Error(`${charged} bytes more, ${shared} of shared memory, for a pool of ${POOL}`);
       }
       await actor.close(file);
-      await waitFor(() => group.of('memory.stat', 'shmem') < SLACK, 'end of the charge');
+      await waitFor(() => group.current() < before + SLACK, 'end of the charge');
       return `${charged} bytes for a pool of ${POOL}`;
     });
     await waitForNoDevices();
@@ -168,6 +169,8 @@ async function takenBack() {
     const offset = physicalAddress(page.address);
     const see = (mapping) => mapping.bytes(offset, PAGE_SIZE).every((byte) => byte === 0x5a);
     if (!see(ram)) throw new Error(`the page is not at ${offset} of the RAM`);
+    // What is pinned could not be taken back.
+    mustBe('pinned', new FixedRegion(ram.address + offset, PAGE_SIZE).error, 'EFAULT');
     own.start();
     if (ram.bytes(offset, PAGE_SIZE).some((byte) => byte !== 0)) {
       throw new Error('the mapping of the last session still shows RAM');
