@@ -20,6 +20,12 @@
 /* Frames may take three quarters of a pool; else all requests share all of it. */
 #define VLO_FRAMES_SHARE(pages)		((pages) / 4 * 3)
 
+/*
+ * Pages of shared memory count in the memory cgroup by themselves: __GFP_ACCOUNT would count them
+ * twice. Where they are too much START fails, and no process is killed.
+ */
+#define VLO_POOL_GFP	(GFP_KERNEL | __GFP_ZERO | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+
 /* vlo_pool_take() - pages in a row; returns the first, or 0 when there is no room. */
 u32 vlo_pool_take(struct vlo_pool *pool, u32 pages)
 {
@@ -83,7 +89,7 @@ static int vlo_pool_fill(struct vlo_pool *pool)
 	/* A back end that could make it smaller would be killed by its own reads. */
 	SHMEM_I(file_inode(pool->file))->seals |= F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 	for (i = 0; i < pool->page_count; i++) {
-		page = shmem_read_mapping_page_gfp(mapping, i, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+		page = shmem_read_mapping_page_gfp(mapping, i, VLO_POOL_GFP);
 		if (IS_ERR(page))
 			return PTR_ERR(page);
 		pool->pages[i] = page;

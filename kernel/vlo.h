@@ -190,6 +190,7 @@ struct vlo_vq {
 	bool avail_threaded;		/* pump_work goes on, and nothing else */
 	u16 avail_next;			/* next entry of the driver's available ring */
 	u16 replay_at, replay_count;
+	u16 dead_fills;			/* see vlo_pump_dead() */
 	u64 serial;
 	struct eventfd_ctx *kick;
 
