@@ -4,7 +4,7 @@
  */
 
 import { closeSync, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Mapping, signalEvent } from '../../../dist/native/index.js';
 import { VLO } from '../../../dist/transports/loopback/uapi.js';
@@ -282,6 +282,9 @@ async function fullPool() {
   const options = { features: INDIRECT, ringFeatures: INDIRECT, poolSize: VLO.POOL_SIZE_MIN };
   return withDisk(options, async (disk) => {
     disk.pattern = NEW;
+    // Two that lie side by side would become one, for which the memory is too small.
+    const queue = join('/sys/block', basename(disk.node), 'queue');
+    writeFileSync(join(queue, 'max_sectors_kb'), '200');
     const { requests } = await runFio({
       ...{ name: 'full', filename: disk.node, rw: 'randread', bs: '200k', iodepth: 16 },
       ...{ ioengine: 'libaio', io_size: '16m', numjobs: 2 },
@@ -291,6 +294,10 @@ async function fullPool() {
     return `${requests} requests, ${starved} times full`;
   });
 }
+
+/** How long a dying back end waits for a request, and for those that come with it. */
+const DYING_MS = 200;
+const BURST_MS = 5;
 
 /** A disk in memory, served by sessions that are lost with all that they have taken. */
 class LossyDisk {
@@ -325,8 +332,10 @@ class LossyDisk {
 
   /** The back end takes requests, and answers none of them; then comes the next one. */
   async die(flags) {
+    const before = this.lost;
     this.isDying = true;
-    await sleep(10);
+    for (let ms = 0; ms < DYING_MS && this.lost === before; ms += 1) await sleep(1);
+    await sleep(BURST_MS);
     this.isDying = false;
     return this.disk.start({ flags });
   }
