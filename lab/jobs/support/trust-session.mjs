@@ -351,13 +351,15 @@ const FIO_BURSTS = {
   loops: 3,
 };
 
+const FIO_FAILING = { continue_on_error: 'io', time_based: 1, runtime: 6 };
+
 /** Back ends die under bursts of many jobs. With VLO_S_FAIL requests fail; the disk stays. */
 async function bursts(flags) {
   const options = { sectors: BURST_SECTORS, features: INDIRECT, ringFeatures: INDIRECT };
   return withDisk(options, async (disk, reader) => {
     const lossy = new LossyDisk(disk, BURST_SECTORS);
     const isFailing = (flags & VLO.S_FAIL) !== 0;
-    const words = isFailing ? { continue_on_error: 'io' } : { verify: 'crc32c' };
+    const words = isFailing ? FIO_FAILING : { verify: 'crc32c' };
     const fio = startFio({ ...FIO_BURSTS, filename: disk.node, ...words });
     let [replayed, failed, deaths] = [0, 0, 0];
     while (!fio.isOver && deaths < DEATHS) {
