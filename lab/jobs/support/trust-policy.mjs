@@ -1,6 +1,6 @@
 /** Checks of `trust`: who may make, take over and use which device. */
 
-import { chmodSync, chownSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, closeSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { VLO } from '../../../dist/transports/loopback/uapi.js';
 import { Actor, NODE_GROUP } from './actor.mjs';
 import { check, skip } from './checks.mjs';
@@ -235,7 +235,12 @@ async function withDirect(action) {
   try {
     await own.driven();
     own.start();
-    for (const [call, value] of MEMORY_CALLS) mustBe(call, own.file.call(call, value).error, null);
+    for (const [call, value] of MEMORY_CALLS) {
+      const { error, value: answer } = own.file.call(call, value);
+      mustBe(call, error, null);
+      // A file of RAM holds the module.
+      if (call === 'GET_MEMORY') closeSync(answer.fd);
+    }
     return await action(own);
   } finally {
     own.close();
