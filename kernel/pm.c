@@ -252,13 +252,23 @@ static struct notifier_block vlo_pm_block = {
 	.notifier_call = vlo_pm_event,
 };
 
-/* vlo_pm_init() - when the module is loaded. */
+/**
+ * vlo_pm_init() - sets up suspend, when the module is loaded
+ *
+ * Context: Process context.
+ *
+ * Return: 0, or a negative error number.
+ */
 int vlo_pm_init(void)
 {
 	return register_pm_notifier(&vlo_pm_block);
 }
 
-/* vlo_pm_exit() - when it is removed. */
+/**
+ * vlo_pm_exit() - takes suspend down, when the module is removed
+ *
+ * Context: Process context.
+ */
 void vlo_pm_exit(void)
 {
 	unregister_pm_notifier(&vlo_pm_block);
