@@ -97,9 +97,15 @@ static u32 vlo_next_place(u32 size, u32 *small, u32 *big)
 	return at;
 }
 
-/*
- * vlo_measure() - what a request is like, and how much room it takes in the pool.
- * Returns -E2BIG for a request that no pool can have room for.
+/**
+ * vlo_measure() - finds out what a request is like and how much room it takes
+ * @queue: the queue
+ * @head: the request, by its head in the driver's ring
+ * @shape: filled in
+ *
+ * Context: By the owner of the avail half.
+ *
+ * Return: 0, or -E2BIG for a request that no pool has room for.
  */
 int vlo_measure(struct vlo_vq *queue, u16 head, struct vlo_shape *shape)
 {
@@ -335,9 +341,15 @@ static void vlo_place_part(struct vlo_placing *placing, const struct vlo_part *p
 	request->in_count++;
 }
 
-/*
- * vlo_place() - copies a request into the pool and puts it into the device's ring.
- * Returns -ENOSPC when the pool has no room now, -E2BIG when it never has.
+/**
+ * vlo_place() - copies a request into the pool and puts it into the device's ring
+ * @queue: the queue
+ * @head: the request, by its head in the driver's ring
+ * @shape: what vlo_measure() has found
+ *
+ * Context: By the owner of the avail half.
+ *
+ * Return: 0; -ENOSPC: the pool has no room now; -E2BIG: it never has.
  */
 int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 {
@@ -382,7 +394,14 @@ int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 	return 0;
 }
 
-/* vlo_gather() - copies what a request sends. */
+/**
+ * vlo_gather() - copies what a request sends
+ * @queue: the queue
+ * @head: the request, by its head in the driver's ring
+ * @bytes: where to
+ *
+ * Context: By the owner of the avail half.
+ */
 void vlo_gather(struct vlo_vq *queue, u16 head, void *bytes)
 {
 	struct vlo_walk walk;
@@ -392,7 +411,17 @@ void vlo_gather(struct vlo_vq *queue, u16 head, void *bytes)
 		memcpy(bytes, part.origin, part.size);
 }
 
-/* vlo_place_bytes() - as vlo_place(), for bytes that the module has, in one descriptor. */
+/**
+ * vlo_place_bytes() - vlo_place() for bytes that the module has, in one descriptor
+ * @queue: the queue
+ * @head: id of the request in the device's ring
+ * @bytes: where from
+ * @size: how many
+ *
+ * Context: By the owner of the avail half.
+ *
+ * Return: 0; -ENOSPC: the pool has no room now; -E2BIG: it never has.
+ */
 int vlo_place_bytes(struct vlo_vq *queue, u16 head, const void *bytes, u32 size)
 {
 	struct vlo_emit emit;
@@ -412,7 +441,13 @@ int vlo_place_bytes(struct vlo_vq *queue, u16 head, const void *bytes, u32 size)
 	return 0;
 }
 
-/* vlo_unplace() - gives the request's place back. */
+/**
+ * vlo_unplace() - gives the place of a request back
+ * @queue: the queue
+ * @head: the request, by its head in the driver's ring
+ *
+ * Context: By the owner of the request.
+ */
 void vlo_unplace(struct vlo_vq *queue, u16 head)
 {
 	struct vlo_request *request = &queue->requests[head];
@@ -451,10 +486,15 @@ static void vlo_take_part(struct vlo_claim *claim, const struct vlo_in *in)
 	claim->is_short |= good != claimed;
 }
 
-/*
- * vlo_take_back() - copies what the device has written to the driver's buffers.
- * @used: bytes that the device claims.
- * Returns how many bytes the driver may be told of: those written in a row from the first on.
+/**
+ * vlo_take_back() - copies what the device has written to the driver's buffers
+ * @queue: the queue
+ * @head: the request, by its head in the driver's ring
+ * @used: bytes that the device claims
+ *
+ * Context: By the owner of the used half.
+ *
+ * Return: How many bytes the driver may be told of: those written in a row, from the first on.
  */
 u32 vlo_take_back(struct vlo_vq *queue, u16 head, u32 used)
 {
@@ -488,7 +528,15 @@ u32 vlo_take_back(struct vlo_vq *queue, u16 head, u32 used)
 	return claim.good;
 }
 
-/* vlo_poison() - the request fails: what drivers look at for a status says so. */
+/**
+ * vlo_poison() - fills the places where drivers look for a status with 0xff
+ * @queue: the queue
+ * @head: the request, by its head in the driver's ring
+ *
+ * For a request that fails.
+ *
+ * Context: By the owner of the request.
+ */
 void vlo_poison(struct vlo_vq *queue, u16 head)
 {
 	struct vlo_walk walk;

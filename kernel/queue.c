@@ -208,7 +208,12 @@ static void vlo_pump_dead(struct vlo_vq *queue)
 		irq_work_queue(&queue->call_work);
 }
 
-/* vlo_pump() - forwards what the driver has placed. From any context. */
+/**
+ * vlo_pump() - forwards the requests that the driver has placed
+ * @queue: the queue
+ *
+ * Context: Any context.
+ */
 void vlo_pump(struct vlo_vq *queue)
 {
 	u32 budget = READ_ONCE(vlo_inline_bytes);
@@ -274,7 +279,12 @@ static bool vlo_disown_avail(struct vlo_vq *queue, enum vlo_step step)
 	return is_over;
 }
 
-/* vlo_pump_work() - the same in a thread, for what takes long, or had to wait. */
+/**
+ * vlo_pump_work() - vlo_pump() in a thread, for large copies and after a wait for the pool
+ * @work: pump_work of the queue
+ *
+ * Context: Process context.
+ */
 void vlo_pump_work(struct work_struct *work)
 {
 	struct vlo_vq *queue = container_of(work, struct vlo_vq, pump_work);
@@ -380,7 +390,12 @@ static u16 vlo_moderate(struct vlo_vq *queue)
 	return ahead;
 }
 
-/* vlo_reap() - passes on what the back end has used. From the call's interrupt. */
+/**
+ * vlo_reap() - passes completed requests on to the driver
+ * @queue: the queue
+ *
+ * Context: Any context; usually the irq_work of the call.
+ */
 void vlo_reap(struct vlo_vq *queue)
 {
 	u32 budget = READ_ONCE(vlo_inline_bytes), bytes, used;
@@ -428,7 +443,12 @@ static bool vlo_disown_used(struct vlo_vq *queue)
 	return is_over;
 }
 
-/* vlo_reap_work() - the same in a thread, for what takes long. */
+/**
+ * vlo_reap_work() - vlo_reap() in a thread, for large copies
+ * @work: reap_work of the queue
+ *
+ * Context: Process context.
+ */
 void vlo_reap_work(struct work_struct *work)
 {
 	struct vlo_vq *queue = container_of(work, struct vlo_vq, reap_work);
@@ -453,7 +473,14 @@ void vlo_reap_work(struct work_struct *work)
 
 /* ---- sessions ---- */
 
-/* vlo_queue_pause() - when this returns, neither half runs, nor will, until it is resumed. */
+/**
+ * vlo_queue_pause() - stops both halves of a queue
+ * @queue: the queue
+ *
+ * When it returns, neither half runs, nor begins to, until vlo_queue_resume().
+ *
+ * Context: Holds device->lock.
+ */
 void vlo_queue_pause(struct vlo_vq *queue)
 {
 	lockdep_assert_held(&queue->device->lock);
@@ -471,7 +498,14 @@ void vlo_queue_pause(struct vlo_vq *queue)
 	queue->used_threaded = false;
 }
 
-/* vlo_queue_resume() - the driver hears what was completed, and is heard. */
+/**
+ * vlo_queue_resume() - lets both halves of a queue run again
+ * @queue: the queue
+ *
+ * The driver hears of requests that were completed meanwhile, and is heard.
+ *
+ * Context: Holds device->lock.
+ */
 void vlo_queue_resume(struct vlo_vq *queue)
 {
 	lockdep_assert_held(&queue->device->lock);
@@ -485,7 +519,12 @@ void vlo_queue_resume(struct vlo_vq *queue)
 	vlo_pump(queue);
 }
 
-/* vlo_queue_harvest() - takes what the back end has used so far. The queue is paused. */
+/**
+ * vlo_queue_harvest() - takes all that the back end has completed so far
+ * @queue: the queue
+ *
+ * Context: Holds device->lock; the queue is paused.
+ */
 void vlo_queue_harvest(struct vlo_vq *queue)
 {
 	u32 used;
@@ -512,9 +551,15 @@ static int vlo_by_serial(const void *a, const void *b, const void *context)
 	return first < second ? -1 : first > second;
 }
 
-/*
- * vlo_queue_replay() - what was taken from the driver and not completed is to be placed again, in
- * the order of the driver. The queue is paused, and has been harvested. Returns how much that is.
+/**
+ * vlo_queue_replay() - marks the requests that were not completed as to be placed again
+ * @queue: the queue
+ *
+ * Their order is that of the driver. The queue has been harvested before.
+ *
+ * Context: Holds device->lock; the queue is paused.
+ *
+ * Return: The number of these requests.
  */
 u32 vlo_queue_replay(struct vlo_vq *queue)
 {
@@ -538,7 +583,14 @@ u32 vlo_queue_replay(struct vlo_vq *queue)
 	return count;
 }
 
-/* vlo_queue_fail() - what was to be placed again fails. Returns how much that is. */
+/**
+ * vlo_queue_fail() - fails the requests that were to be placed again
+ * @queue: the queue
+ *
+ * Context: Holds device->lock; the queue is paused.
+ *
+ * Return: The number of these requests.
+ */
 u32 vlo_queue_fail(struct vlo_vq *queue)
 {
 	u32 count = queue->replay_count - queue->replay_at;
@@ -550,7 +602,15 @@ u32 vlo_queue_fail(struct vlo_vq *queue)
 
 /* ---- the driver makes a queue, and takes it away ---- */
 
-/* vlo_queue_show() - a queue is ready. Under device->lock. */
+/**
+ * vlo_queue_show() - the driver has made a queue
+ * @queue: the queue
+ * @vq: the virtqueue, with its ring
+ *
+ * Context: Holds device->lock.
+ *
+ * Return: 0 or -ENOMEM.
+ */
 int vlo_queue_show(struct vlo_vq *queue, struct virtqueue *vq)
 {
 	const struct vring *vring = virtqueue_get_vring(vq);
@@ -584,7 +644,12 @@ int vlo_queue_show(struct vlo_vq *queue, struct virtqueue *vq)
 	return 0;
 }
 
-/* vlo_queue_forget() - the driver takes its ring away. Under device->lock. */
+/**
+ * vlo_queue_forget() - the driver takes its queue away
+ * @queue: the queue
+ *
+ * Context: Holds device->lock.
+ */
 void vlo_queue_forget(struct vlo_vq *queue)
 {
 	vlo_queue_pause(queue);

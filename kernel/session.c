@@ -20,7 +20,15 @@
 /* Frames may take three quarters of a pool; else all requests share all of it. */
 #define VLO_FRAMES_SHARE(pages)		((pages) / 4 * 3)
 
-/* vlo_pool_take() - pages in a row; returns the first, or 0 when there is no room. */
+/**
+ * vlo_pool_take() - takes pages in a row
+ * @pool: the pool
+ * @pages: how many
+ *
+ * Context: Any context.
+ *
+ * Return: The first page, or 0 if the pool has no room.
+ */
 u32 vlo_pool_take(struct vlo_pool *pool, u32 pages)
 {
 	unsigned long flags, page, end = pool->page_count;
@@ -41,7 +49,14 @@ u32 vlo_pool_take(struct vlo_pool *pool, u32 pages)
 	return page;
 }
 
-/* vlo_pool_give() - gives pages back. */
+/**
+ * vlo_pool_give() - gives pages back
+ * @pool: the pool
+ * @page: the first page
+ * @pages: how many
+ *
+ * Context: Any context.
+ */
 void vlo_pool_give(struct vlo_pool *pool, u32 page, u32 pages)
 {
 	unsigned long flags;
@@ -222,15 +237,19 @@ static void vlo_resume_all(struct vlo_device *device)
 			vlo_queue_resume(&device->queues[index]);
 }
 
-/*
- * vlo_session_start() - ends the present session and begins one with new memory.
+/**
+ * vlo_session_start() - ends the present session and begins one with new memory
+ * @device: the device
+ * @session: the session, as the adapter describes it; filled in
  *
- * What the last back end completed is taken from its rings first. What it did not complete is
- * placed again, in the order in which the driver placed it, or fails if the adapter wants that.
+ * The module first takes from the rings what the last back end completed. It places the other
+ * requests again, in the order of the driver, or fails them if the adapter asks for that.
  *
- * Returns -ENODATA when the driver has no queue ready, -EPROTONOSUPPORT when the driver relies on a
- * feature of rings that the back end lacks, -ENOSPC when the pool is too small for the rings,
- * -ENOMEM, -ENODEV.
+ * Context: Process context.
+ *
+ * Return: 0; -EINVAL: @session makes no sense; -ENODATA: the driver has no queue ready;
+ * -EPROTONOSUPPORT: the driver relies on a feature of rings that the back end lacks; -ENOSPC: the
+ * pool is too small for the rings; -ENODEV: the device is dead; -ENOMEM; -EINTR.
  */
 int vlo_session_start(struct vlo_device *device, struct vlo_session *session)
 {
@@ -272,7 +291,14 @@ out:
 	return error;
 }
 
-/* vlo_session_end() - no back end is heard any more; requests wait for the next session. */
+/**
+ * vlo_session_end() - ends the present session, if there is one
+ * @device: the device
+ *
+ * The module hears no back end from then on. Requests wait for the next session.
+ *
+ * Context: Holds device->lock.
+ */
 void vlo_session_end(struct vlo_device *device)
 {
 	u32 index;

@@ -20,7 +20,13 @@
 #define VLO_DRIVER_FEATURES	(BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC) | \
 				 BIT_ULL(VIRTIO_F_VERSION_1) | BIT_ULL(VIRTIO_F_RING_RESET))
 
-/* vlo_post() - tells the adapter. From any context. */
+/**
+ * vlo_post() - reports events to the adapter
+ * @device: the device
+ * @events: VLO_EVENT_*
+ *
+ * Context: Any context.
+ */
 void vlo_post(struct vlo_device *device, u32 events)
 {
 	unsigned long flags;

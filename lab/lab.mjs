@@ -33,7 +33,7 @@ Jobs: ${JOBS.join(', ')}
   shell   an interactive shell in the guest; with --command <line>, that line instead
 And without a guest:
   build   only build the kernel module
-  lint    checkpatch --strict and sparse over the kernel module
+  lint    checkpatch --strict, sparse and kernel-doc over the kernel module
   setup   only build what a run needs
   debug-kernel  only build the kernel of --kernel debug, or of --kernel debug-kcsan
                 (10 to 30 minutes, once)

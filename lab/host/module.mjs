@@ -175,10 +175,23 @@ function checkpatch(kernel, scratch, files, ignored) {
   return status === 0 || lines.length > 0 ? lines : ['checkpatch failed'];
 }
 
-/** Runs checkpatch and sparse over the module; returns the complaints, none when it is clean. */
+/** What kernel-doc says of some files, a line each. */
+function kernelDoc(scratch, files) {
+  const { status, output } = inTree('docs', part('docs', 'kernel'), scratch, [
+    ...['python3', '-B', '/mnt/kernel/tools/docs/kernel-doc', '-none', '-Wall'],
+    ...files,
+  ]);
+  const lines = output.split('\n').filter((line) => line !== '');
+  return status === 0 || lines.length > 0 ? lines : ['kernel-doc failed'];
+}
+
+/**
+ * Runs checkpatch, sparse and kernel-doc over the module; returns the complaints, none when it is
+ * clean.
+ */
 export function lintModule(kernel) {
   if (!hasModule()) throw new LabError('there is no kernel/Kbuild in this checkout');
-  needParts([kernel.tree, 'source']);
+  needParts([kernel.tree, 'source', 'docs']);
   const scratch = scratchCopy();
   try {
     const files = sourceFiles().filter((path) => /\.[ch]$/.test(path));
@@ -200,6 +213,7 @@ export function lintModule(kernel) {
         CHECKPATCH_IGNORE,
       ),
       ...checkpatch(kernel, scratch, [TRACE_HEADER], [...CHECKPATCH_IGNORE, ...TRACE_IGNORE]),
+      ...kernelDoc(scratch, files),
       // Sparse also complains about the kernel's own headers, which are not ours to change.
       ...sparse.output.split('\n').filter((line) => {
         return /(warning|error):/.test(line) && files.some((path) => line.includes(path));
