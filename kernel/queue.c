@@ -295,14 +295,27 @@ void vlo_pump_work(struct work_struct *work)
 /* The back end is not heard any more. Under used_lock, or by who has the used half. */
 static void vlo_break(struct vlo_vq *queue, u32 id)
 {
-	struct vlo_device *device = queue->device;
-
 	WRITE_ONCE(queue->ring.is_active, false);
 	queue->counters.broken++;
+	queue->broken_id = id;
+	set_bit(VLO_BREAK_UNTOLD, &queue->bits);
+	vlo_post(queue->device, VLO_EVENT_BROKEN);
+}
+
+/*
+ * Reports a broken ring. Without the queue's locks: a console of the kernel's may be on this very
+ * queue, and prints through it.
+ */
+static void vlo_report_break(struct vlo_vq *queue)
+{
+	struct vlo_device *device = queue->device;
+
+	if (likely(!test_bit(VLO_BREAK_UNTOLD, &queue->bits)) ||
+	    !test_and_clear_bit(VLO_BREAK_UNTOLD, &queue->bits))
+		return;
 	dev_warn_ratelimited(&device->parent->dev,
 			     "%s: the back end broke the ring of queue %u: it used entry %u\n",
-			     device->name, queue->index, id);
-	vlo_post(device, VLO_EVENT_BROKEN);
+			     device->name, queue->index, queue->broken_id);
 }
 
 /* The next request that the back end has used, and how much of it; false: none, or nonsense. */
@@ -408,6 +421,7 @@ void vlo_reap(struct vlo_vq *queue)
 	} while (queue->ring.is_active && vlo_ring_arm(&queue->ring, vlo_moderate(queue)));
 out:
 	spin_unlock_irqrestore(&queue->used_lock, flags);
+	vlo_report_break(queue);
 }
 
 /* Gives the used half back where nothing is left. What comes later is seen by vlo_reap(). */
@@ -424,6 +438,7 @@ static bool vlo_disown_used(struct vlo_vq *queue)
 	if (is_over)
 		queue->used_threaded = false;
 	spin_unlock_irqrestore(&queue->used_lock, flags);
+	vlo_report_break(queue);
 	irq_work_queue(&queue->call_work);
 	return is_over;
 }
@@ -501,6 +516,7 @@ void vlo_queue_harvest(struct vlo_vq *queue)
 	vlo_publish(queue);
 	spin_unlock_irq(&queue->used_lock);
 	queue->ring.is_active = false;
+	vlo_report_break(queue);
 }
 
 static int vlo_by_serial(const void *a, const void *b, const void *context)

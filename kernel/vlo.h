@@ -166,6 +166,7 @@ struct vlo_counters {
 /* Bits of vlo_vq.bits */
 #define VLO_INTERRUPT_DUE	0	/* completions that the driver was not told of */
 #define VLO_STARVED		1	/* requests wait for room in the pool */
+#define VLO_BREAK_UNTOLD	2	/* a broken ring that the log does not tell of yet */
 
 struct vlo_vq {
 	struct vlo_device *device;
@@ -197,6 +198,7 @@ struct vlo_vq {
 	bool used_paused;
 	bool used_threaded;		/* reap_work goes on, and nothing else */
 	u16 used_next;			/* next entry of the driver's used ring */
+	u32 broken_id;			/* what the back end used that made no sense */
 
 	atomic_t sent;			/* requests in the device's ring */
 	struct vlo_call *call;		/* device->lock */
