@@ -11,7 +11,8 @@
  * spinlock and interrupts off. Where there is much to copy they hand the queue's half over to a
  * thread (avail_threaded, used_threaded), which copies without either and has the half to itself.
  *
- * To change a session a queue is paused: then neither runs, and no thread has a half.
+ * To change a session a queue is paused: then neither runs, and no thread has a half. Only queues
+ * whose driver busy-waits still take requests, which wait in memory of the kernel's: see early.c.
  */
 #include <linux/nospec.h>
 #include <linux/platform_device.h>
@@ -170,9 +171,13 @@ static void vlo_tell_back_end(struct vlo_vq *queue, unsigned long flags)
 	}
 }
 
-/* For drivers that busy-wait: they find their requests complete. Under avail_lock. */
+/*
+ * For drivers that busy-wait: they find their requests complete, also while the queue is paused or its
+ * device is dead. The thread that goes on from there may need this very processor. Under avail_lock.
+ */
 static void vlo_pump_early(struct vlo_vq *queue, unsigned long flags)
 {
+	bool can_send = !queue->avail_paused && !READ_ONCE(queue->device->dead);
 	bool is_new = false;
 	u16 head;
 
@@ -187,7 +192,7 @@ static void vlo_pump_early(struct vlo_vq *queue, unsigned long flags)
 	}
 	if (is_new)
 		irq_work_queue(&queue->call_work);
-	if (queue->ring.is_active && vlo_early_send(queue))
+	if (can_send && queue->ring.is_active && vlo_early_send(queue))
 		vlo_tell_back_end(queue, flags);
 }
 
@@ -217,16 +222,16 @@ void vlo_pump(struct vlo_vq *queue)
 	enum vlo_step step;
 
 	spin_lock_irqsave(&queue->avail_lock, flags);
+	if (queue->early) {
+		vlo_pump_early(queue, flags);
+		goto out;
+	}
 	if (queue->avail_paused || queue->avail_threaded)
 		goto out;
 	if (unlikely(READ_ONCE(queue->device->dead))) {
 		/* While there is a session, its back end may still write into older requests. */
 		if (!READ_ONCE(queue->device->pool))
 			vlo_pump_dead(queue);
-		goto out;
-	}
-	if (queue->early) {
-		vlo_pump_early(queue, flags);
 		goto out;
 	}
 	if (!queue->ring.is_active)
@@ -468,7 +473,7 @@ void vlo_reap_work(struct work_struct *work)
 
 /* ---- sessions ---- */
 
-/* vlo_queue_pause() - when this returns, neither half runs, nor will, until it is resumed. */
+/* vlo_queue_pause() - when this returns, the device's ring is left alone until it is resumed. */
 void vlo_queue_pause(struct vlo_vq *queue)
 {
 	lockdep_assert_held(&queue->device->lock);
@@ -610,9 +615,9 @@ void vlo_queue_forget(struct vlo_vq *queue)
 	WRITE_ONCE(queue->vq, NULL);
 	irq_work_sync(&queue->call_work);
 	irq_work_sync(&queue->kick_work);
+	vlo_early_free(queue);
 	kvfree(queue->requests);
 	kvfree(queue->replay);
 	queue->requests = NULL;
 	queue->replay = NULL;
-	vlo_early_free(queue);
 }
