@@ -1,7 +1,7 @@
 /**
  * What the module does to the latency of a real-time task: cyclictest (rt-tests) beside a disk
- * under full load, over loopback and over null_blk. The guest's clock counts instructions and it has
- * one processor, so that a latency is the longest piece of code that could not be interrupted.
+ * under full load, over loopback and over null_blk. The guest's clock counts instructions, and it
+ * has one processor, so a latency is the longest piece of code that could not be interrupted.
  *
  *   npm run lab -- latency --cpus 1 --kernel newest-rt,6.12-rt [-- --seconds 2]
  */
