@@ -7,6 +7,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { check, skip } from './support/checks.mjs';
 import { run, start, waitFor } from './support/programs.mjs';
+import { runSelftests } from './support/selftests.mjs';
 import {
   attach,
   checksum,
@@ -174,6 +175,7 @@ export default async function smoke() {
     await modprobe('virtio_rng');
     await insertModule();
   });
+  await slowCheck('the interface of the module keeps its promises', runSelftests);
   const memories = HAS_BOUNCE ? ['bounce', 'direct'] : ['direct'];
   for (const memory of memories) {
     const words = [...LOOPBACK, '--memory', memory];
