@@ -69,9 +69,13 @@ int vlo_early_make(struct vlo_vq *queue, u32 size)
  */
 void vlo_early_free(struct vlo_vq *queue)
 {
-	struct vlo_early *early = queue->early;
+	struct vlo_early *early;
 
+	/* A driver that prints just now is in vlo_early_take(), or finds the queue paused. */
+	spin_lock_irq(&queue->avail_lock);
+	early = queue->early;
 	queue->early = NULL;
+	spin_unlock_irq(&queue->avail_lock);
 	if (!early)
 		return;
 	kvfree(early->sizes);
@@ -90,7 +94,7 @@ static bool vlo_early_has_room(const struct vlo_vq *queue)
 		if (early->head - tail < queue->size)
 			return true;
 		if (waited == VLO_EARLY_WAIT_US || early->stalled == tail + 1 ||
-		    !queue->ring.is_active || num_online_cpus() == 1)
+		    queue->avail_paused || !queue->ring.is_active || num_online_cpus() == 1)
 			break;
 		udelay(1);
 	}

@@ -11,7 +11,8 @@
  * spinlock and interrupts off. Where there is much to copy they hand the queue's half over to a
  * thread (avail_threaded, used_threaded), which copies without either and has the half to itself.
  *
- * To change a session a queue is paused: then neither runs, and no thread has a half.
+ * To change a session a queue is paused: then neither runs, and no thread has a half. Only queues
+ * whose driver busy-waits still take requests, which wait in memory of the kernel's: see early.c.
  */
 #include <linux/nospec.h>
 #include <linux/platform_device.h>
@@ -170,9 +171,13 @@ static void vlo_tell_back_end(struct vlo_vq *queue, unsigned long flags)
 	}
 }
 
-/* For drivers that busy-wait: they find their requests complete. Under avail_lock. */
+/*
+ * For drivers that busy-wait: they find their requests complete, also while the queue is paused or its
+ * device is dead. The thread that goes on from there may need this very processor. Under avail_lock.
+ */
 static void vlo_pump_early(struct vlo_vq *queue, unsigned long flags)
 {
+	bool can_send = !queue->avail_paused && !READ_ONCE(queue->device->dead);
 	bool is_new = false;
 	u16 head;
 
@@ -187,7 +192,7 @@ static void vlo_pump_early(struct vlo_vq *queue, unsigned long flags)
 	}
 	if (is_new)
 		irq_work_queue(&queue->call_work);
-	if (queue->ring.is_active && vlo_early_send(queue))
+	if (can_send && queue->ring.is_active && vlo_early_send(queue))
 		vlo_tell_back_end(queue, flags);
 }
 
@@ -222,16 +227,16 @@ void vlo_pump(struct vlo_vq *queue)
 	enum vlo_step step;
 
 	spin_lock_irqsave(&queue->avail_lock, flags);
+	if (queue->early) {
+		vlo_pump_early(queue, flags);
+		goto out;
+	}
 	if (queue->avail_paused || queue->avail_threaded)
 		goto out;
 	if (unlikely(READ_ONCE(queue->device->dead))) {
 		/* While there is a session, its back end may still write into older requests. */
 		if (!READ_ONCE(queue->device->pool))
 			vlo_pump_dead(queue);
-		goto out;
-	}
-	if (queue->early) {
-		vlo_pump_early(queue, flags);
 		goto out;
 	}
 	if (!queue->ring.is_active)
@@ -305,14 +310,27 @@ void vlo_pump_work(struct work_struct *work)
 /* The back end is not heard any more. Under used_lock, or by who has the used half. */
 static void vlo_break(struct vlo_vq *queue, u32 id)
 {
-	struct vlo_device *device = queue->device;
-
 	WRITE_ONCE(queue->ring.is_active, false);
 	queue->counters.broken++;
+	queue->broken_id = id;
+	set_bit(VLO_BREAK_UNTOLD, &queue->bits);
+	vlo_post(queue->device, VLO_EVENT_BROKEN);
+}
+
+/*
+ * Reports a broken ring. Without the queue's locks: a console of the kernel's may be on this very
+ * queue, and prints through it.
+ */
+static void vlo_report_break(struct vlo_vq *queue)
+{
+	struct vlo_device *device = queue->device;
+
+	if (likely(!test_bit(VLO_BREAK_UNTOLD, &queue->bits)) ||
+	    !test_and_clear_bit(VLO_BREAK_UNTOLD, &queue->bits))
+		return;
 	dev_warn_ratelimited(&device->parent->dev,
 			     "%s: the back end broke the ring of queue %u: it used entry %u\n",
-			     device->name, queue->index, id);
-	vlo_post(device, VLO_EVENT_BROKEN);
+			     device->name, queue->index, queue->broken_id);
 }
 
 /* The next request that the back end has used, and how much of it; false: none, or nonsense. */
@@ -423,6 +441,7 @@ void vlo_reap(struct vlo_vq *queue)
 	} while (queue->ring.is_active && vlo_ring_arm(&queue->ring, vlo_moderate(queue)));
 out:
 	spin_unlock_irqrestore(&queue->used_lock, flags);
+	vlo_report_break(queue);
 }
 
 /* Gives the used half back where nothing is left. What comes later is seen by vlo_reap(). */
@@ -439,6 +458,7 @@ static bool vlo_disown_used(struct vlo_vq *queue)
 	if (is_over)
 		queue->used_threaded = false;
 	spin_unlock_irqrestore(&queue->used_lock, flags);
+	vlo_report_break(queue);
 	irq_work_queue(&queue->call_work);
 	return is_over;
 }
@@ -477,7 +497,7 @@ void vlo_reap_work(struct work_struct *work)
  * vlo_queue_pause() - stops both halves of a queue
  * @queue: the queue
  *
- * When it returns, neither half runs, nor begins to, until vlo_queue_resume().
+ * When it returns, the device's ring is left alone until vlo_queue_resume().
  *
  * Context: Holds device->lock.
  */
@@ -540,6 +560,7 @@ void vlo_queue_harvest(struct vlo_vq *queue)
 	vlo_publish(queue);
 	spin_unlock_irq(&queue->used_lock);
 	queue->ring.is_active = false;
+	vlo_report_break(queue);
 }
 
 static int vlo_by_serial(const void *a, const void *b, const void *context)
@@ -659,9 +680,9 @@ void vlo_queue_forget(struct vlo_vq *queue)
 	WRITE_ONCE(queue->vq, NULL);
 	irq_work_sync(&queue->call_work);
 	irq_work_sync(&queue->kick_work);
+	vlo_early_free(queue);
 	kvfree(queue->requests);
 	kvfree(queue->replay);
 	queue->requests = NULL;
 	queue->replay = NULL;
-	vlo_early_free(queue);
 }

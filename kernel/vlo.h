@@ -247,13 +247,14 @@ struct vlo_counters {
 /* Bits of vlo_vq.bits */
 #define VLO_INTERRUPT_DUE	0	/* completions that the driver was not told of */
 #define VLO_STARVED		1	/* requests wait for room in the pool */
+#define VLO_BREAK_UNTOLD	2	/* a broken ring that the log does not tell of yet */
 
 /**
  * struct vlo_vq - a queue
  * @device: its device
  * @index: its number
  * @flags: VLO_Q_*
- * @bits: VLO_INTERRUPT_DUE, VLO_STARVED
+ * @bits: VLO_INTERRUPT_DUE, VLO_STARVED, VLO_BREAK_UNTOLD
  * @is_ready: the driver has made it
  * @vq: the driver's virtqueue
  * @vring: the driver's ring
@@ -276,6 +277,7 @@ struct vlo_counters {
  * @used_paused: the used half does not run
  * @used_threaded: reap_work goes on with the used half, and nothing else does
  * @used_next: next entry of the driver's used ring
+ * @broken_id: what the back end used that made no sense
  * @sent: requests in the device's ring
  * @call: the call eventfd, or NULL
  * @call_work: runs vlo_reap() and the driver's callback
@@ -315,6 +317,7 @@ struct vlo_vq {
 	bool used_paused;
 	bool used_threaded;
 	u16 used_next;
+	u32 broken_id;
 
 	atomic_t sent;
 	struct vlo_call *call;		/* device->lock */

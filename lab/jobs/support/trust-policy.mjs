@@ -189,28 +189,35 @@ async function ownTakeover() {
   return '3 refused, the owner got it';
 }
 
+/** As many as a user may have, and one more. */
+async function fillQuota(alice) {
+  const capabilities = ['net_admin'];
+  const made = [];
+  for (let i = 0; i < 3; i += 1) made.push(await alice.create(device(NET, `quota${i}`)));
+  for (const { error } of made) mustBe('within the limit', error, null);
+  mustBe('one more', (await alice.create(device(NET, 'more'))).error, 'EDQUOT');
+  await withActor({ uid: BOB, capabilities }, async (bob) => {
+    mustBe('another user', (await bob.create(device(NET, 'other'))).error, null);
+  });
+  await withActor({}, async (root) => {
+    mustBe('root', (await root.create(device(NET, 'root'))).error, null);
+  });
+  await waitFor(() => devicesLeft().length === 3, 'end of the others');
+  await alice.close(made[0].file);
+  await waitFor(() => devicesLeft().length === 2, 'end of one');
+  mustBe('again', (await alice.create(device(NET, 'again'))).error, null);
+  return 'the fourth is refused';
+}
+
 /** No more devices for a user than the parameter says. */
 async function quota() {
-  const capabilities = ['net_admin'];
-  return withParameter('devices_per_user', '3', () =>
-    withActor({ uid: ALICE, capabilities }, async (alice) => {
-      const made = [];
-      for (let i = 0; i < 3; i += 1) made.push(await alice.create(device(NET, `quota${i}`)));
-      for (const { error } of made) mustBe('within the limit', error, null);
-      mustBe('one more', (await alice.create(device(NET, 'more'))).error, 'EDQUOT');
-      await withActor({ uid: BOB, capabilities }, async (bob) => {
-        mustBe('another user', (await bob.create(device(NET, 'other'))).error, null);
-      });
-      await withActor({}, async (root) => {
-        mustBe('root', (await root.create(device(NET, 'root'))).error, null);
-      });
-      await waitFor(() => devicesLeft().length === 3, 'end of the others');
-      await alice.close(made[0].file);
-      await waitFor(() => devicesLeft().length === 2, 'end of one');
-      mustBe('again', (await alice.create(device(NET, 'again'))).error, null);
-      return 'the fourth is refused';
-    }).finally(waitForNoDevices),
-  );
+  try {
+    return await withParameter('devices_per_user', '3', () =>
+      withActor({ uid: ALICE, capabilities: ['net_admin'] }, fillQuota),
+    );
+  } finally {
+    await waitForNoDevices();
+  }
 }
 
 /** Calls that hand out the memory of a direct device. */
