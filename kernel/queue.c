@@ -172,8 +172,9 @@ static void vlo_tell_back_end(struct vlo_vq *queue, unsigned long flags)
 }
 
 /*
- * For drivers that busy-wait: they find their requests complete, also while the queue is paused or its
- * device is dead. The thread that goes on from there may need this very processor. Under avail_lock.
+ * For drivers that busy-wait: they find their requests complete, also while the queue is paused or
+ * its device is dead. The thread that goes on from there may need this very processor. Under
+ * avail_lock.
  */
 static void vlo_pump_early(struct vlo_vq *queue, unsigned long flags)
 {
