@@ -55,9 +55,7 @@ static void vlo_fail_work(struct work_struct *work)
 {
 	struct vlo_device *device = container_of(work, struct vlo_device, fail_work);
 
-	mutex_lock(&device->lock);
 	vlo_session_end(device);
-	mutex_unlock(&device->lock);
 }
 
 /* vlo_kill() - the end, from any state. Does not wait for the driver, and may be called again. */
@@ -103,8 +101,8 @@ static void vlo_remove_work(struct work_struct *work)
 	if (device->registered)
 		unregister_virtio_device(&device->vdev);
 	WRITE_ONCE(device->gone, true);
-	mutex_lock(&device->lock);
 	vlo_session_end(device);
+	mutex_lock(&device->lock);
 	for (index = 0; index < device->queue_count; index++) {
 		vlo_call_drop(&device->queues[index]);
 		vlo_kick_set(&device->queues[index], NULL);

@@ -133,9 +133,7 @@ static void vlo_reset(struct virtio_device *vdev)
 		vlo_stop_back_end(device, events);
 	else
 		vlo_post(device, events);
-	mutex_lock(&device->lock);
 	vlo_session_end(device);
-	mutex_unlock(&device->lock);
 	vlo_synchronize(vdev);
 }
 
@@ -265,11 +263,8 @@ static int vlo_disable_vq(struct virtqueue *vq)
 	mutex_unlock(&device->lock);
 	vlo_stop_back_end(device, VLO_EVENT_QUEUES);
 	/* With bounced buffers the other queues go on. */
-	if (vlo_is_direct(device)) {
-		mutex_lock(&device->lock);
+	if (vlo_is_direct(device))
 		vlo_session_end(device);
-		mutex_unlock(&device->lock);
-	}
 	vq->reset = true;
 	return 0;
 }
