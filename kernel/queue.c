@@ -2,9 +2,9 @@
 /*
  * Requests, from the driver's ring to the device's and back.
  *
- *   IDLE --> PREPARED --> SENT --> IDLE
- *     |  vlo_pump()         |  vlo_reap()
- *     |                     '-- the session ends: PREPARED, to be placed again
+ *   IDLE --> SENT --> IDLE
+ *     |        |  vlo_reap()
+ *     |        '-- the session ends: PREPARED, to be placed again --> SENT
  *     '-- no back end will come: fails, IDLE
  *
  * vlo_pump() runs in the driver's notification, vlo_reap() in the back end's call, each with a
@@ -101,6 +101,10 @@ static void vlo_head_taken(struct vlo_vq *queue)
 		queue->avail_next++;
 }
 
+/*
+ * Does not change the state: a request that finds no room stays in the driver's ring, and is not to be
+ * placed from there and by a replay both.
+ */
 static void vlo_prepare(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 {
 	struct vlo_request *request = &queue->requests[head];
@@ -108,7 +112,6 @@ static void vlo_prepare(struct vlo_vq *queue, u16 head, const struct vlo_shape *
 	/* One that is placed again keeps its turn. */
 	if (request->state == VLO_IDLE)
 		request->serial = ++queue->serial;
-	request->state = VLO_PREPARED;
 	request->in_bytes = shape->in_bytes;
 }
 
