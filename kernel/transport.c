@@ -170,12 +170,14 @@ static void vlo_del_vqs(struct virtio_device *vdev)
 	struct vlo_device *device = to_vlo(vdev);
 	struct virtqueue *vq, *next;
 
-	list_for_each_entry_safe(vq, next, &vdev->vqs, list) {
-		mutex_lock(&device->lock);
+	mutex_lock(&device->lock);
+	list_for_each_entry(vq, &vdev->vqs, list)
 		vlo_queue_forget(vq->priv);
-		mutex_unlock(&device->lock);
+	mutex_unlock(&device->lock);
+	/* A driver whose probe fails late frees its buffers without a reset. */
+	vlo_session_end(device);
+	list_for_each_entry_safe(vq, next, &vdev->vqs, list)
 		vring_del_virtqueue(vq);
-	}
 	vlo_post(device, VLO_EVENT_QUEUES);
 }
 
