@@ -17,11 +17,17 @@ static DEFINE_IDA(vlo_ids);
 static void vlo_free_work(struct work_struct *work)
 {
 	struct vlo_device *device = container_of(work, struct vlo_device, free_work);
+	u32 index;
 
 	/* These cannot be started any more, but may still be running. */
 	cancel_work_sync(&device->remove_work);
 	cancel_work_sync(&device->fail_work);
 	cancel_delayed_work_sync(&device->orphan_work);
+	for (index = 0; device->queues && index < device->queue_count; index++) {
+		/* Another queue may have started it when it gave pages back. */
+		cancel_work_sync(&device->queues[index].pump_work);
+		irq_work_sync(&device->queues[index].call_work);
+	}
 	platform_device_unregister(device->parent);
 	if (device->id)
 		ida_free(&vlo_ids, device->id - 1);
@@ -55,9 +61,7 @@ static void vlo_fail_work(struct work_struct *work)
 {
 	struct vlo_device *device = container_of(work, struct vlo_device, fail_work);
 
-	mutex_lock(&device->lock);
 	vlo_session_end(device);
-	mutex_unlock(&device->lock);
 }
 
 /**
@@ -111,8 +115,8 @@ static void vlo_remove_work(struct work_struct *work)
 	if (device->registered)
 		unregister_virtio_device(&device->vdev);
 	WRITE_ONCE(device->gone, true);
-	mutex_lock(&device->lock);
 	vlo_session_end(device);
+	mutex_lock(&device->lock);
 	for (index = 0; index < device->queue_count; index++) {
 		vlo_call_drop(&device->queues[index]);
 		vlo_kick_set(&device->queues[index], NULL);

@@ -6,6 +6,7 @@
  * an entry in the eventfd's wait queue starts an irq_work, in which drivers find the interrupt
  * context that they expect. No process is in between.
  */
+#include <linux/bottom_half.h>
 #include <linux/file.h>
 #include <linux/slab.h>
 #include "vlo.h"
@@ -51,7 +52,15 @@ static void vlo_interrupt(struct vlo_vq *queue)
 	if (vlo_get16(READ_ONCE(queue->vring.avail->flags)) & VRING_AVAIL_F_NO_INTERRUPT)
 		return;
 	queue->counters.interrupts++;
+	/*
+	 * On real-time kernels this is a thread. Drivers of networks expect what a handler of
+	 * interrupts has there too: softirqs that they raise run afterwards.
+	 */
+	if (IS_ENABLED(CONFIG_PREEMPT_RT))
+		local_bh_disable();
 	vring_interrupt(0, vq);
+	if (IS_ENABLED(CONFIG_PREEMPT_RT))
+		local_bh_enable();
 }
 
 static void vlo_call_work(struct irq_work *work)

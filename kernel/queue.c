@@ -2,9 +2,9 @@
 /*
  * Requests, from the driver's ring to the device's and back.
  *
- *   IDLE --> PREPARED --> SENT --> IDLE
- *     |  vlo_pump()         |  vlo_reap()
- *     |                     '-- the session ends: PREPARED, to be placed again
+ *   IDLE --> SENT --> IDLE
+ *     |        |  vlo_reap()
+ *     |        '-- the session ends: PREPARED, to be placed again --> SENT
  *     '-- no back end will come: fails, IDLE
  *
  * vlo_pump() runs in the driver's notification, vlo_reap() in the back end's call, each with a
@@ -101,6 +101,10 @@ static void vlo_head_taken(struct vlo_vq *queue)
 		queue->avail_next++;
 }
 
+/*
+ * Does not change the state: a request that finds no room stays in the driver's ring, and is not to be
+ * placed from there and by a replay both.
+ */
 static void vlo_prepare(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 {
 	struct vlo_request *request = &queue->requests[head];
@@ -108,7 +112,6 @@ static void vlo_prepare(struct vlo_vq *queue, u16 head, const struct vlo_shape *
 	/* One that is placed again keeps its turn. */
 	if (request->state == VLO_IDLE)
 		request->serial = ++queue->serial;
-	request->state = VLO_PREPARED;
 	request->in_bytes = shape->in_bytes;
 }
 
@@ -126,6 +129,17 @@ static int vlo_place_or_wait(struct vlo_vq *queue, u16 head, const struct vlo_sh
 	return error;
 }
 
+/* Requests that are forwarded, or completed, with interrupts off at a time; the others in a thread. */
+#define VLO_INLINE_REQUESTS	256
+
+/* Bytes that forwarding a request copies or clears. */
+static u64 vlo_forward_bytes(const struct vlo_vq *queue, const struct vlo_shape *shape)
+{
+	if (vlo_is_direct(queue->device))
+		return 0;
+	return (u64)shape->out_bytes + (queue->flags & VLO_Q_SECTORS ? 0 : shape->in_bytes);
+}
+
 enum vlo_step { VLO_DONE, VLO_AGAIN, VLO_TOO_MUCH };
 
 /* Forwards one request of at most @budget bytes to copy. By who has the avail half. */
@@ -140,7 +154,7 @@ static enum vlo_step vlo_pump_one(struct vlo_vq *queue, u32 *budget)
 	error = vlo_measure(queue, head, &shape);
 	if (!error && shape.out_bytes > *budget && !vlo_is_direct(queue->device))
 		return VLO_TOO_MUCH;
-	*budget -= min(*budget, shape.out_bytes);
+	*budget -= min_t(u64, *budget, vlo_forward_bytes(queue, &shape));
 	vlo_prepare(queue, head, &shape);
 	if (!error)
 		error = vlo_place_or_wait(queue, head, &shape);
@@ -222,8 +236,7 @@ static void vlo_pump_dead(struct vlo_vq *queue)
  */
 void vlo_pump(struct vlo_vq *queue)
 {
-	u32 budget = READ_ONCE(vlo_inline_bytes);
-	bool is_new = false;
+	u32 budget = READ_ONCE(vlo_inline_bytes), count = 0;
 	unsigned long flags;
 	enum vlo_step step;
 
@@ -242,11 +255,12 @@ void vlo_pump(struct vlo_vq *queue)
 	}
 	if (!queue->ring.is_active)
 		goto out;
-	while ((step = vlo_pump_one(queue, &budget)) == VLO_AGAIN)
-		is_new = true;
-	if (is_new)
+	while (count < VLO_INLINE_REQUESTS &&
+	       (step = vlo_pump_one(queue, &budget)) == VLO_AGAIN)
+		count++;
+	if (count)
 		vlo_tell_back_end(queue, flags);
-	if (step == VLO_TOO_MUCH) {
+	if (step != VLO_DONE) {
 		queue->avail_threaded = true;
 		queue_work(vlo_io_wq, &queue->pump_work);
 	}
@@ -417,7 +431,7 @@ static u16 vlo_moderate(struct vlo_vq *queue)
  */
 void vlo_reap(struct vlo_vq *queue)
 {
-	u32 budget = READ_ONCE(vlo_inline_bytes), bytes, used;
+	u32 budget = READ_ONCE(vlo_inline_bytes), left = VLO_INLINE_REQUESTS, bytes, used;
 	unsigned long flags;
 	u16 head;
 
@@ -425,21 +439,25 @@ void vlo_reap(struct vlo_vq *queue)
 	if (queue->used_paused || queue->used_threaded || !queue->ring.is_active)
 		goto out;
 	do {
-		while (vlo_next_used(queue, &head, &used)) {
+		for (; vlo_next_used(queue, &head, &used); left--) {
 			bytes = vlo_is_direct(queue->device) ? 0 : queue->requests[head].in_bytes;
-			if (bytes > budget) {
-				queue->used_threaded = true;
-				queue_work(vlo_io_wq, &queue->reap_work);
-				if (!(queue->flags & VLO_Q_INBOUND))
-					vlo_publish(queue);
-				goto out;
-			}
+			if (bytes > budget || !left)
+				goto later;
 			budget -= bytes;
 			used = vlo_finish(queue, head, used);
 			vlo_deliver(queue, head, used);
 		}
 		vlo_publish(queue);
+		/* The back end may say that there is more, and take it back, as often as it likes. */
+		if (!left--)
+			goto later;
 	} while (queue->ring.is_active && vlo_ring_arm(&queue->ring, vlo_moderate(queue)));
+	goto out;
+later:
+	queue->used_threaded = true;
+	queue_work(vlo_io_wq, &queue->reap_work);
+	if (!(queue->flags & VLO_Q_INBOUND))
+		vlo_publish(queue);
 out:
 	spin_unlock_irqrestore(&queue->used_lock, flags);
 	vlo_report_break(queue);
@@ -478,6 +496,7 @@ void vlo_reap_work(struct work_struct *work)
 	u16 head;
 
 	do {
+		cond_resched();
 		while (!READ_ONCE(queue->used_paused) && vlo_next_used(queue, &head, &used)) {
 			used = vlo_finish(queue, head, used);
 			spin_lock_irqsave(&queue->used_lock, flags);
@@ -556,6 +575,7 @@ void vlo_queue_harvest(struct vlo_vq *queue)
 		spin_lock_irq(&queue->used_lock);
 		vlo_deliver(queue, head, used);
 		spin_unlock_irq(&queue->used_lock);
+		cond_resched();
 	}
 	spin_lock_irq(&queue->used_lock);
 	vlo_publish(queue);

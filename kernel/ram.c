@@ -12,6 +12,7 @@
 #include <linux/module.h>
 #include <linux/mount.h>
 #include <linux/pseudo_fs.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include "vlo.h"
 
@@ -47,9 +48,12 @@ static vm_fault_t vlo_region_fault(struct vm_fault *vmf)
 	unsigned long address = vmf->address & PAGE_MASK;
 	unsigned long count, pfn = vmf->pgoff;
 	vm_fault_t result = VM_FAULT_SIGBUS;
+	unsigned int noio;
 
 	/* Inside the lock up to the page table: a revocation finds what was mapped before it. */
 	down_read(&region->lock);
+	/* Nor does a revocation wait for page tables that wait for requests of a device that is dead. */
+	noio = memalloc_noio_save();
 	if ((u64)pfn << PAGE_SHIFT >= region->size)
 		goto out;
 	if (region->revoked) {
@@ -68,6 +72,7 @@ static vm_fault_t vlo_region_fault(struct vm_fault *vmf)
 			break;
 	}
 out:
+	memalloc_noio_restore(noio);
 	up_read(&region->lock);
 	return result;
 }

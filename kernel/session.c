@@ -13,6 +13,7 @@
 #include <linux/bitmap.h>
 #include <linux/pagemap.h>
 #include <linux/random.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 #include "vlo.h"
@@ -256,10 +257,14 @@ int vlo_session_start(struct vlo_device *device, struct vlo_session *session)
 	struct vlo_pool *pool, *old;
 	struct vlo_layout layout;
 	struct vlo_vq *queue;
+	unsigned int noio;
 	u32 index;
 	int error;
 
+	/* To reclaim memory may be to wait for this very device, which waits for the session. */
+	noio = memalloc_noio_save();
 	pool = vlo_pool_create(device);
+	memalloc_noio_restore(noio);
 	if (IS_ERR(pool))
 		return PTR_ERR(pool);
 	mutex_lock(&device->lock);
@@ -295,15 +300,17 @@ out:
  * vlo_session_end() - ends the present session, if there is one
  * @device: the device
  *
- * The module hears no back end from then on. Requests wait for the next session.
+ * The module hears no back end from then on. Requests wait for the next session, or fail where the
+ * device is dead.
  *
- * Context: Holds device->lock.
+ * Context: Takes device->lock.
  */
 void vlo_session_end(struct vlo_device *device)
 {
+	struct vlo_pool *pool;
 	u32 index;
 
-	lockdep_assert_held(&device->lock);
+	mutex_lock(&device->lock);
 	vlo_pause_all(device);
 	for (index = 0; index < device->queue_count; index++) {
 		struct vlo_vq *queue = &device->queues[index];
@@ -316,8 +323,14 @@ void vlo_session_end(struct vlo_device *device)
 		queue->pool = NULL;
 	}
 	/* After this, requests of a dead device may fail: it cannot write into them any more. */
-	vlo_pool_cut_off(device->pool);
-	vlo_pool_free(device->pool);
+	pool = device->pool;
+	vlo_pool_cut_off(pool);
 	WRITE_ONCE(device->pool, NULL);
 	vlo_resume_all(device);
+	mutex_unlock(&device->lock);
+	/*
+	 * This waits for the address space of the adapter, where a page fault may wait for one of the
+	 * requests that have failed only now.
+	 */
+	vlo_pool_free(pool);
 }

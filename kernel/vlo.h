@@ -162,7 +162,7 @@ struct vlo_ring {
 /**
  * enum vlo_state - state of a request
  * @VLO_IDLE: not placed by the driver, or completed
- * @VLO_PREPARED: taken from the driver's ring, not yet in the device's
+ * @VLO_PREPARED: to be placed: again, or from a slot (early.c)
  * @VLO_SENT: in the device's ring
  */
 enum vlo_state {
