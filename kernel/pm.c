@@ -146,7 +146,8 @@ static bool vlo_has_space(struct task_struct *task)
 /* A child that was forked meanwhile has its parent's flag. */
 static bool vlo_has_inherited(struct task_struct *task)
 {
-	while (!is_global_init(task)) {
+	/* Programs that the kernel starts descend from its threads; the first is its own parent. */
+	while (!is_global_init(task) && !(task->flags & PF_KTHREAD)) {
 		task = rcu_dereference(task->real_parent);
 		if (vlo_has_space(task))
 			return true;

@@ -146,7 +146,7 @@ static int vlo_check_name(const char *name)
 	if (!length || length == VLO_NAME_SIZE)
 		return -EINVAL;
 	for (i = 0; i < length; i++)
-		if (!isalnum(name[i]) && !strchr("-_.", name[i]))
+		if (!(isascii(name[i]) && isalnum(name[i])) && !strchr("-_.", name[i]))
 			return -EINVAL;
 	return memchr_inv(name + length, 0, VLO_NAME_SIZE - length) ? -EINVAL : 0;
 }

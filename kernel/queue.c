@@ -311,6 +311,10 @@ void vlo_pump_work(struct work_struct *work)
 	enum vlo_step step;
 	u32 budget;
 
+	if (READ_ONCE(queue->early)) {
+		vlo_pump(queue);
+		return;
+	}
 	if (!vlo_own_avail(queue))
 		return;
 	do {
