@@ -20,6 +20,7 @@ export class Profile {
   #page = Buffer.alloc(36);
   #fd;
   #number = 0;
+  #hasSymbols = false;
   #processes = {};
   #maps = {};
 
@@ -32,8 +33,13 @@ export class Profile {
     this.#tell(COMMAND.rest);
   }
 
-  /** With the symbols of all modules that are loaded by then. */
-  #keepSymbols() {
+  /**
+   * Before fio starts, with all modules loaded: to read all symbols takes the guest longer than fio
+   * works.
+   */
+  keepSymbols() {
+    if (this.#hasSymbols) return;
+    this.#hasSymbols = true;
     const symbols = readFileSync('/proc/kallsyms', 'utf8');
     writeFileSync(join(FOLDER, 'kallsyms'), symbols);
     const address = (name) => {
@@ -52,7 +58,7 @@ export class Profile {
   }
 
   /**
-   * Before the window.
+   * Before the window, while fio works.
    * @param {Record<string, number | null>} processes their ids by their parts in it
    */
   async prepare(processes) {
@@ -61,7 +67,6 @@ export class Profile {
     for (const [role, pid] of Object.entries(this.#processes)) {
       if (pid !== null) this.#maps[role] = readFileSync(`/proc/${pid}/maps`, 'utf8');
     }
-    if (this.#number === 0) this.#keepSymbols();
     this.#number += 1;
     this.#tell(COMMAND.follow);
     // The plugin learns which task runs when another one does.
