@@ -202,6 +202,7 @@ export default async function instructions(words) {
   await check('the modules load', () => loadModules(options.subjects));
   reserveHugePages();
   const disks = await bringAllUp(options, states);
+  profile?.keepSymbols();
   const rows = [];
   for (const workload of options.workloads) {
     const row = disks.map((disk) => newCell(workload, disk, options));

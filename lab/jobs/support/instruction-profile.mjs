@@ -20,7 +20,6 @@ export class Profile {
   #page = Buffer.alloc(36);
   #fd;
   #number = 0;
-  #hasSymbols = false;
   #processes = {};
   #maps = {};
 
@@ -34,14 +33,12 @@ export class Profile {
   }
 
   /**
-   * Before fio starts, with all modules loaded: to read all symbols takes the guest longer than fio
-   * works.
+   * Before fio starts for the first time, with all modules loaded: to read all symbols takes the
+   * guest longer than fio works, and to write them is work of its own.
    */
   keepSymbols() {
-    if (this.#hasSymbols) return;
-    this.#hasSymbols = true;
     const symbols = readFileSync('/proc/kallsyms', 'utf8');
-    writeFileSync(join(FOLDER, 'kallsyms'), symbols);
+    writeFileSync(join(FOLDER, 'kallsyms'), symbols, { flush: true });
     const address = (name) => {
       const match = new RegExp(`^([0-9a-f]{16}) \\w ${name}$`, 'm').exec(symbols);
       if (match === null) throw new Error(`this kernel has no symbol ${name}`);

@@ -55,7 +55,6 @@ export function workCommand({ work }, node, { seconds, scattered }, extraMs = 0)
 export async function measureOnce({ id, node, processes }, workload, way, profile = null) {
   const stat = `/sys/block/${basename(node)}/stat`;
   const progress = () => parseBlockStat(readFileSync(stat, 'utf8'));
-  profile?.keepSymbols();
   const idle = progress();
   const fio = start(workCommand(workload, node, way, profile === null ? 0 : PROFILE_MS));
   try {
