@@ -24,7 +24,7 @@ set -euo pipefail
 
 # Count up when the recipe of a part changes: it is built anew then. The kernels' have
 # initramfs-init in them; KIND-VERSION is for a change that means nothing to the other versions.
-declare -A RECIPES=([kernel-5.10]=2 [qemu]=1 [root]=3 [kernel]=1 [build]=1 [source]=1)
+declare -A RECIPES=([kernel-5.10]=2 [qemu]=1 [root]=4 [kernel]=1 [build]=1 [source]=1)
 declare -A DEBIAN=([x86-64]=amd64 [arm64]=arm64 [riscv64]=riscv64)
 declare -A SUITE=(
   [newest]=sid [5.10]=bullseye [6.1]=bookworm [6.12]=trixie [7.2]=trixie-backports
@@ -41,7 +41,7 @@ ROOT_PACKAGES=(
   bash busybox-static coreutils diffutils findutils gawk grep gzip kmod mount procps sed tar
   util-linux e2fsprogs fio iproute2 libc-bin nodejs qemu-system-common qemu-utils strace xz-utils
   alsa-utils can-utils evtest gpiod
-  curl dmsetup iperf3 passt qemu-block-extra socat vhost-device-vsock virtiofsd
+  curl dmsetup iperf3 passt qemu-block-extra rt-tests socat vhost-device-vsock virtiofsd
 )
 BUILD_PACKAGES=(
   bash coreutils diffutils findutils gawk grep gzip hostname kmod make perl sed tar util-linux
