@@ -186,6 +186,17 @@ static void vlo_tell_back_end(struct vlo_vq *queue, unsigned long flags)
 }
 
 /*
+ * The request has buffers for the device to fill, and nothing else. Many drivers place it again
+ * when it is done, in the same interrupt: without a back end, completing it would never end.
+ */
+static bool vlo_only_fills(struct vlo_vq *queue, u16 head)
+{
+	struct vlo_shape shape;
+
+	return !vlo_measure(queue, head, &shape) && shape.in_bytes && !shape.out_bytes;
+}
+
+/*
  * For drivers that busy-wait: they find their requests complete, also while the queue is paused or
  * its device is dead. The thread that goes on from there may need this very processor. Under
  * avail_lock.
@@ -196,7 +207,7 @@ static void vlo_pump_early(struct vlo_vq *queue, unsigned long flags)
 	bool is_new = false;
 	u16 head;
 
-	while (vlo_next_head(queue, &head)) {
+	while (vlo_next_head(queue, &head) && !vlo_only_fills(queue, head)) {
 		vlo_head_taken(queue);
 		vlo_early_take(queue, head);
 		spin_lock(&queue->used_lock);
@@ -219,7 +230,7 @@ static void vlo_pump_dead(struct vlo_vq *queue)
 
 	if (queue->flags & VLO_Q_INBOUND)
 		return;
-	while (vlo_next_head(queue, &head)) {
+	while (vlo_next_head(queue, &head) && !vlo_only_fills(queue, head)) {
 		vlo_head_taken(queue);
 		vlo_fail(queue, head);
 		has_failed = true;

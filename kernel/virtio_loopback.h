@@ -44,7 +44,8 @@
 #define VLO_Q_INBOUND		0x01
 /*
  * The driver busy-waits for its requests, and sends only. The kernel completes each request as soon
- * as it has copied it; one that finds no room is dropped, and counted.
+ * as it has copied it; one that finds no room is dropped, and counted. A request that sends nothing
+ * is left alone.
  */
 #define VLO_Q_EARLY		0x02
 /* The device fills buffers by whole sectors of 512 bytes. It saves clearing them. */
