@@ -28,9 +28,10 @@ static int vlo_counters_show(struct seq_file *file, void *data)
 		seq_printf(file, "replayed %llu out_bytes %llu in_bytes %llu kicks %llu ",
 			   counters->replayed, counters->out_bytes, counters->in_bytes,
 			   counters->kicks);
-		seq_printf(file, "interrupts %llu starved %llu overstated %llu broken %llu\n",
+		seq_printf(file, "interrupts %llu starved %llu overstated %llu broken %llu ",
 			   counters->interrupts, counters->starved, counters->overstated,
 			   counters->broken);
+		seq_printf(file, "sent %d\n", atomic_read(&device->queues[index].sent));
 	}
 	return 0;
 }
