@@ -102,8 +102,8 @@ static void vlo_head_taken(struct vlo_vq *queue)
 }
 
 /*
- * Does not change the state: a request that finds no room stays in the driver's ring, and is not to be
- * placed from there and by a replay both.
+ * Does not change the state: a request that finds no room stays in the driver's ring, and is not to
+ * be placed from there and by a replay both.
  */
 static void vlo_prepare(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 {
@@ -129,7 +129,7 @@ static int vlo_place_or_wait(struct vlo_vq *queue, u16 head, const struct vlo_sh
 	return error;
 }
 
-/* Requests that are forwarded, or completed, with interrupts off at a time; the others in a thread. */
+/* Requests forwarded, or completed, with interrupts off at a time; the others go to a thread. */
 #define VLO_INLINE_REQUESTS	256
 
 /* Bytes that forwarding a request copies or clears. */
@@ -463,7 +463,7 @@ void vlo_reap(struct vlo_vq *queue)
 			vlo_deliver(queue, head, used);
 		}
 		vlo_publish(queue);
-		/* The back end may say that there is more, and take it back, as often as it likes. */
+		/* The back end may say that there is more, and take it back, again and again. */
 		if (!left--)
 			goto later;
 	} while (queue->ring.is_active && vlo_ring_arm(&queue->ring, vlo_moderate(queue)));

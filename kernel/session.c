@@ -329,8 +329,8 @@ void vlo_session_end(struct vlo_device *device)
 	vlo_resume_all(device);
 	mutex_unlock(&device->lock);
 	/*
-	 * This waits for the address space of the adapter, where a page fault may wait for one of the
-	 * requests that have failed only now.
+	 * This waits for the address space of the adapter, where a page fault may wait for one of
+	 * the requests that have failed only now.
 	 */
 	vlo_pool_free(pool);
 }
