@@ -292,8 +292,8 @@ static int vlo_find_room(struct vlo_vq *queue, u16 head, u32 bytes)
 }
 
 /*
- * The driver's tables are laid out for a split ring. A packed ring has another layout, so its tables
- * lie in the pool.
+ * The driver's tables are laid out for a split ring. A packed ring has another layout, so its
+ * tables lie in the pool.
  */
 static int vlo_place_table(struct vlo_vq *queue, u16 head, u32 count, struct vlo_emit *emit)
 {

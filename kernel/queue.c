@@ -102,8 +102,8 @@ static void vlo_head_taken(struct vlo_vq *queue)
 }
 
 /*
- * Does not change the state: a request that finds no room stays in the driver's ring, and is not to be
- * placed from there and by a replay both.
+ * Does not change the state: a request that finds no room stays in the driver's ring, and is not to
+ * be placed from there and by a replay both.
  */
 static void vlo_prepare(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 {
@@ -129,7 +129,7 @@ static int vlo_place_or_wait(struct vlo_vq *queue, u16 head, const struct vlo_sh
 	return error;
 }
 
-/* Requests that are forwarded, or completed, with interrupts off at a time; the others in a thread. */
+/* Requests that are forwarded, or completed, with interrupts off at a time. */
 #define VLO_INLINE_REQUESTS	256
 
 /* Bytes that forwarding a request copies or clears. */
@@ -186,8 +186,8 @@ static void vlo_tell_back_end(struct vlo_vq *queue, unsigned long flags)
 }
 
 /*
- * For drivers that busy-wait: they find their requests complete, also while the queue is paused or its
- * device is dead. The thread that goes on from there may need this very processor. Under avail_lock.
+ * For drivers that busy-wait: they find their requests complete, also while the queue is paused or
+ * its device is dead: the thread that changes that may need this very processor. Under avail_lock.
  */
 static void vlo_pump_early(struct vlo_vq *queue, unsigned long flags)
 {
@@ -436,7 +436,7 @@ void vlo_reap(struct vlo_vq *queue)
 			vlo_deliver(queue, head, used);
 		}
 		vlo_publish(queue);
-		/* The back end may say that there is more, and take it back, as often as it likes. */
+		/* The back end may publish more and take it back, again and again. */
 		if (!left--)
 			goto later;
 	} while (queue->ring.is_active && vlo_ring_arm(&queue->ring, vlo_moderate(queue)));

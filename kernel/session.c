@@ -278,8 +278,8 @@ out:
 }
 
 /*
- * vlo_session_end() - no back end is heard any more; requests wait for the next session, or fail where
- * the device is dead. Takes device->lock.
+ * vlo_session_end() - no back end is heard any more; requests wait for the next session, or fail
+ * where the device is dead. Takes device->lock.
  */
 void vlo_session_end(struct vlo_device *device)
 {
@@ -305,8 +305,8 @@ void vlo_session_end(struct vlo_device *device)
 	vlo_resume_all(device);
 	mutex_unlock(&device->lock);
 	/*
-	 * This waits for the address space of the adapter, where a page fault may wait for one of the
-	 * requests that have failed only now.
+	 * This waits for the address space of the adapter, where a page fault may wait for one of
+	 * the requests that have failed only now.
 	 */
 	vlo_pool_free(pool);
 }
