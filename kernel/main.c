@@ -29,7 +29,7 @@ static int __init vlo_init(void)
 {
 	int error = -ENOMEM;
 
-	/* There virtio maps buffers for the hypervisor: rings lack the kernel's addresses. */
+	/* There virtio's addresses are the hypervisor's, or those of copies. */
 	if (xen_domain()) {
 		pr_err("virtio_loopback: not on Xen\n");
 		return -EOPNOTSUPP;

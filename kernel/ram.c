@@ -52,7 +52,7 @@ static vm_fault_t vlo_region_fault(struct vm_fault *vmf)
 
 	/* Inside the lock up to the page table: a revocation finds what was mapped before it. */
 	down_read(&region->lock);
-	/* Nor does a revocation wait for page tables that wait for requests of a dead device. */
+	/* A revocation must not wait for I/O, which may be that of its dead device. */
 	noio = memalloc_noio_save();
 	if ((u64)pfn << PAGE_SHIFT >= region->size)
 		goto out;
