@@ -26,7 +26,8 @@
  * Marks come from a keyed hash, which an application cannot guess. A write that ends inside of a
  * mark leaves the rest of the mark behind it, not another request's data.
  *
- * With VLO_F_DIRECT nothing is copied: descriptors go as they are.
+ * With VLO_F_DIRECT nothing is copied: descriptors go as they are, and so do tables of descriptors,
+ * except to a packed ring, whose tables have another layout.
  */
 #include <linux/siphash.h>
 #include "vlo.h"
@@ -271,25 +272,6 @@ static void vlo_send(struct vlo_vq *queue, u16 head, struct vlo_emit *emit)
 	vlo_ring_end(emit, head);
 }
 
-static void vlo_place_direct(struct vlo_vq *queue, u16 head)
-{
-	const struct vring_desc *desc = &queue->vring.desc[head];
-	struct vlo_emit emit;
-	struct vlo_walk walk;
-	struct vlo_part part;
-
-	vlo_ring_begin(&emit, &queue->ring, head);
-	if (vlo_get16(desc->flags) & VRING_DESC_F_INDIRECT) {
-		vlo_ring_put(&emit, head, 0, vlo_get64(desc->addr), vlo_get32(desc->len),
-			     VRING_DESC_F_INDIRECT);
-	} else {
-		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk, &part);)
-			vlo_ring_put(&emit, part.index, part.next, virt_to_phys(part.origin),
-				     part.size, part.flags);
-	}
-	vlo_send(queue, head, &emit);
-}
-
 /* Room for a request: its frame where that is large enough, else pages. */
 static int vlo_find_room(struct vlo_vq *queue, u16 head, u32 bytes)
 {
@@ -307,6 +289,53 @@ static int vlo_find_room(struct vlo_vq *queue, u16 head, u32 bytes)
 	if (!request->page)
 		return -ENOSPC;
 	request->pages = pages;
+	return 0;
+}
+
+/* The driver's table, in the layout of a packed ring. Its place is in the pool. */
+static int vlo_place_table(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
+{
+	u32 bytes = shape->count * sizeof(struct vring_desc);
+	struct vlo_emit emit;
+	struct vlo_walk walk;
+	struct vlo_part part;
+	u64 address;
+	int error;
+
+	error = vlo_find_room(queue, head, bytes);
+	if (error)
+		return error;
+	vlo_ring_begin(&emit, &queue->ring, head);
+	emit.table = vlo_place_of(queue, head, &address);
+	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk, &part);)
+		vlo_ring_put(&emit, part.index, part.next, virt_to_phys(part.origin), part.size,
+			     part.flags);
+	emit.table = NULL;
+	emit.count = 0;
+	vlo_ring_put(&emit, head, 0, address, bytes, VRING_DESC_F_INDIRECT);
+	vlo_send(queue, head, &emit);
+	return 0;
+}
+
+static int vlo_place_direct(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
+{
+	const struct vring_desc *desc = &queue->vring.desc[head];
+	struct vlo_emit emit;
+	struct vlo_walk walk;
+	struct vlo_part part;
+
+	if (shape->is_indirect && queue->ring.is_packed)
+		return vlo_place_table(queue, head, shape);
+	vlo_ring_begin(&emit, &queue->ring, head);
+	if (shape->is_indirect) {
+		vlo_ring_put(&emit, head, 0, vlo_get64(desc->addr), vlo_get32(desc->len),
+			     VRING_DESC_F_INDIRECT);
+	} else {
+		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk, &part);)
+			vlo_ring_put(&emit, part.index, part.next, virt_to_phys(part.origin),
+				     part.size, part.flags);
+	}
+	vlo_send(queue, head, &emit);
 	return 0;
 }
 
@@ -350,10 +379,8 @@ int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 	u32 i;
 	int error;
 
-	if (vlo_is_direct(queue->device)) {
-		vlo_place_direct(queue, head);
-		return 0;
-	}
+	if (vlo_is_direct(queue->device))
+		return vlo_place_direct(queue, head, shape);
 	error = vlo_find_room(queue, head, shape->bytes);
 	if (error)
 		return error;
