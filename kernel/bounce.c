@@ -26,7 +26,8 @@
  * Marks come from a keyed hash, which an application cannot guess. A write that ends inside of a
  * mark leaves the rest of the mark behind it, not another request's data.
  *
- * With VLO_F_DIRECT no buffer is copied: descriptors go as they are.
+ * With VLO_F_DIRECT nothing is copied: descriptors go as they are, and so do tables of descriptors,
+ * except to a packed ring, whose tables have another layout.
  */
 #include <linux/siphash.h>
 #include "vlo.h"

@@ -58,7 +58,7 @@ size_t vlo_ring_bytes(u32 size)
 void vlo_ring_init(struct vlo_ring *ring, void *place, u64 address, u32 size, u64 features,
 		   u16 used)
 {
-	u16 start;
+	u16 start, i;
 
 	memset(ring, 0, sizeof(*ring));
 	ring->size = size;
@@ -77,6 +77,9 @@ void vlo_ring_init(struct vlo_ring *ring, void *place, u64 address, u32 size, u6
 		ring->avail_wrap = true;
 		ring->used_wrap = true;
 		ring->base = (start | BIT(15)) | (u32)(start | BIT(15)) << 16;
+		/* The first lap leaves these out. As zeros they would look used in the second. */
+		for (i = 0; i < start; i++)
+			ring->slots[i].flags = cpu_to_le16(VLO_AVAIL_FLAG | VLO_USED_FLAG);
 	} else {
 		start = used;
 		ring->desc = place;
