@@ -28,30 +28,53 @@ static int vlo_counters_show(struct seq_file *file, void *data)
 		seq_printf(file, "replayed %llu out_bytes %llu in_bytes %llu kicks %llu ",
 			   counters->replayed, counters->out_bytes, counters->in_bytes,
 			   counters->kicks);
-		seq_printf(file, "interrupts %llu starved %llu overstated %llu broken %llu\n",
+		seq_printf(file, "interrupts %llu starved %llu overstated %llu broken %llu ",
 			   counters->interrupts, counters->starved, counters->overstated,
 			   counters->broken);
+		seq_printf(file, "sent %d\n", atomic_read(&device->queues[index].sent));
 	}
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(vlo_counters);
 
+/**
+ * vlo_debugfs_add() - creates the file of a device's counters
+ * @device: the device
+ *
+ * Context: Process context.
+ */
 void vlo_debugfs_add(struct vlo_device *device)
 {
 	device->debugfs = debugfs_create_file(device->name, 0400, vlo_debugfs, device,
 					      &vlo_counters_fops);
 }
 
+/**
+ * vlo_debugfs_remove() - removes the file of a device's counters
+ * @device: the device
+ *
+ * Context: Process context.
+ */
 void vlo_debugfs_remove(struct vlo_device *device)
 {
 	debugfs_remove(device->debugfs);
 }
 
+/**
+ * vlo_debugfs_init() - creates the folder of the module in debugfs
+ *
+ * Context: Process context.
+ */
 void vlo_debugfs_init(void)
 {
 	vlo_debugfs = debugfs_create_dir("virtio-loopback", NULL);
 }
 
+/**
+ * vlo_debugfs_exit() - removes the folder
+ *
+ * Context: Process context.
+ */
 void vlo_debugfs_exit(void)
 {
 	debugfs_remove(vlo_debugfs);

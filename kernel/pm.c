@@ -3,8 +3,9 @@
  * Suspend of the machine.
  *
  * The kernel freezes all processes, in no particular order. A client whose back end is frozen first
- * waits for its request, and cannot be frozen: suspend fails after 20 s. So back ends and adapters are
- * exempt from the freezer until all processes run again. Each client gets its answer, and stops.
+ * waits for its request, and cannot be frozen: suspend fails after 20 s. So back ends and adapters
+ * are exempt from the freezer until all processes run again. Each client gets its answer, and
+ * stops.
  *
  *   PM_SUSPEND_PREPARE   back ends and adapters become exempt
  *   freezer              clients stop, then kernel threads, among them those of file systems
@@ -14,14 +15,15 @@
  *   thaw                 clients go on
  *   PM_POST_SUSPEND      back ends and adapters can be frozen again
  *
- * Devices keep their rings and sessions: all of it lies in memory that stays. The drivers' own freeze
- * is not called. It is for devices that lose their state: it would reset them, and with that lose the
- * data in a console's ports and the connections of a vsock. virtiofs refuses it. virtio_blk waits in
- * it for requests that a back end may not be able to serve, because the disk below it has been
- * suspended before: the kernel does not know which hardware a back end needs.
+ * Devices keep their rings and sessions: all of it lies in memory that stays. The drivers' own
+ * freeze is not called. It is for devices that lose their state: it would reset them, and with that
+ * lose the data in a console's ports and the connections of a vsock. virtiofs refuses it.
+ * virtio_blk waits in it for requests that a back end may not be able to serve, because the disk
+ * below it has been suspended before: the kernel does not know which hardware a back end needs.
  *
- * Hibernation is refused. A back end that is exempt would write to its files while the kernel copies
- * the memory, and a file system that is read from the image would not fit what lies on the disk.
+ * Hibernation is refused. A back end that is exempt would write to its files while the kernel
+ * copies the memory, and a file system that is read from the image would not fit what lies on the
+ * disk.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -99,7 +101,7 @@ static int vlo_add_users(struct file *file)
 	return error;
 }
 
-/* The adapter, and who has the memory of the session: the back end, and helpers that it may have. */
+/* The adapter, and who has the memory of the session: the back end, and helpers that it has. */
 static int vlo_add_device(struct vlo_device *device)
 {
 	struct file *file;
@@ -144,7 +146,8 @@ static bool vlo_has_space(struct task_struct *task)
 /* A child that was forked meanwhile has its parent's flag. */
 static bool vlo_has_inherited(struct task_struct *task)
 {
-	while (!is_global_init(task)) {
+	/* Programs that the kernel starts descend from its threads; the first is its own parent. */
+	while (!is_global_init(task) && !(task->flags & PF_KTHREAD)) {
 		task = rcu_dereference(task->real_parent);
 		if (vlo_has_space(task))
 			return true;
@@ -178,10 +181,10 @@ static int vlo_mark_tasks(void *data)
 
 /*
  * A task's flags are the task's own: it changes them without a lock. So they are changed while all
- * processors stand still. A task that was preempted between reading and writing its flags undoes the
- * change when it goes on, and a thread that is being made may have a copy of older flags. Both are
- * over when each task has given its processor away once; so the change is repeated until there is
- * nothing left to change.
+ * processors stand still. A task that was preempted between reading and writing its flags undoes
+ * the change when it goes on, and a thread that is being made may have a copy of older flags. Both
+ * are over when each task has given its processor away once; so the change is repeated until there
+ * is nothing left to change.
  */
 static void vlo_mark(bool is_exempt)
 {
@@ -252,13 +255,23 @@ static struct notifier_block vlo_pm_block = {
 	.notifier_call = vlo_pm_event,
 };
 
-/* vlo_pm_init() - when the module is loaded. */
+/**
+ * vlo_pm_init() - sets up suspend, when the module is loaded
+ *
+ * Context: Process context.
+ *
+ * Return: 0, or a negative error number.
+ */
 int vlo_pm_init(void)
 {
 	return register_pm_notifier(&vlo_pm_block);
 }
 
-/* vlo_pm_exit() - when it is removed. */
+/**
+ * vlo_pm_exit() - takes suspend down, when the module is removed
+ *
+ * Context: Process context.
+ */
 void vlo_pm_exit(void)
 {
 	unregister_pm_notifier(&vlo_pm_block);

@@ -36,11 +36,11 @@ function program(name) {
   return [loader, '--library-path', libraries, join(tree, 'usr/bin', name)];
 }
 
-/** QEMU's version, such as 10.0.2. @param {string} arch */
+/** QEMU's version, such as 10.0.2 (Debian 1:10.0.2+ds-1). @param {string} arch */
 export function qemuVersion(arch) {
   const [loader, ...words] = program(ARCHITECTURES[arch].qemu[0]);
   const { stdout } = spawnSync(loader, [...words, '--version'], { encoding: 'utf8' });
-  return /version (\S+)/.exec(stdout)?.[1] ?? 'unknown';
+  return /version (.+)/.exec(stdout)?.[1] ?? 'unknown';
 }
 
 /**

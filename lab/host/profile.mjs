@@ -88,26 +88,40 @@ export class Symbols {
   }
 }
 
-/** The files that a process has mapped, from the text of its /proc/PID/maps. */
+const RUN_TIME_CODE = 'code made at run time';
+
+/** The programs and libraries that a process has mapped, from the text of its /proc/PID/maps. */
 export class Maps {
   /** @param {string} text */
   constructor(text) {
     this.all = text
       .split('\n')
-      .map((line) => /^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+\s*(.*)$/.exec(line))
+      .map((line) => /^([0-9a-f]+)-([0-9a-f]+) ..x\S+ \S+ \S+ \d+\s*(.*)$/.exec(line))
       .filter((match) => match !== null)
       .map(([, from, to, path]) => ({
         from: BigInt(`0x${from}`),
         to: BigInt(`0x${to}`),
-        name: path === '' ? 'code made at run time' : path.split('/').at(-1),
+        name: path === '' ? RUN_TIME_CODE : path.split('/').at(-1),
       }));
   }
 
-  /** @param {bigint} address */
+  /** The file that holds the code at an address, if one does. @param {bigint} address */
   at(address) {
-    const found = this.all.find(({ from, to }) => from <= address && address < to);
-    return found?.name ?? 'code made at run time';
+    return this.all.find(({ from, to }) => from <= address && address < to)?.name;
   }
+}
+
+/**
+ * The file of an address. QEMU translates a page of a library once for all processes, and names it
+ * by the address in the process that came first.
+ * @param {Map<string, Maps>} files by role
+ * @param {string} role
+ * @param {bigint} address
+ */
+function fileOf(files, role, address) {
+  if (!files.has(role)) return 'programs';
+  const all = [files.get(role), ...files.values()];
+  return all.map((maps) => maps.at(address)).find((name) => name !== undefined) ?? RUN_TIME_CODE;
 }
 
 /** What the plugin wrote. @param {string} text */
@@ -164,7 +178,7 @@ export function attribute({ tasks, blocks }, symbols, { requests, processes, map
     } else {
       addTo(byTask, `${role}, user`, count);
       addTo(byPart, `user space of ${role}`, count);
-      addTo(byFile, `${role}: ${files.get(role)?.at(address) ?? 'programs'}`, count);
+      addTo(byFile, `${role}: ${fileOf(files, role, address)}`, count);
     }
   }
   return {

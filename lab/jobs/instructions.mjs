@@ -6,7 +6,7 @@
  *   npm run lab -- instructions                      a short set, minutes
  *   npm run lab -- instructions -- --all             all rows and subjects
  *   npm run lab -- instructions -- --profile         where the instructions are spent
- *   npm run lab -- instructions -- --check           two ratios against lab/instructions.json
+ *   npm run lab -- instructions -- --check           two rows against lab/instructions.json
  *   npm run lab -- instructions -- --store           the same, written into that file
  */
 
@@ -16,16 +16,16 @@ import { WORKLOADS } from '../../dist/evaluate/plan.js';
 import { commandText } from '../../dist/evaluate/programs.js';
 import { spreadOf } from '../../dist/evaluate/statistics.js';
 import { check, fact, print } from './support/checks.mjs';
+import { BASE, checkFigures, OURS, storeFigures } from './support/instruction-figures.mjs';
 import { Profile } from './support/instruction-profile.mjs';
-import { checkRatios, storeRatios } from './support/instruction-ratios.mjs';
-import { writeResult } from './support/instruction-result.mjs';
+import { environment, writeResult } from './support/instruction-result.mjs';
 import {
   instructionsOf,
   measureOnce,
   reserveHugePages,
   workCommand,
 } from './support/instruction-rounds.mjs';
-import { BASE, bringUp, loadModules, SIZE, SUBJECTS } from './support/instruction-subjects.mjs';
+import { bringUp, loadModules, SIZE, SUBJECTS } from './support/instruction-subjects.mjs';
 import { run } from './support/programs.mjs';
 import { IS_ICOUNT, RUN } from './support/system.mjs';
 
@@ -33,9 +33,9 @@ const DISKS = WORKLOADS.filter(({ work }) => work.kind === 'blk');
 /** What is measured without --all, and with --check. */
 const SHORT = {
   rows: 'randread-4k-1,randread-4k-32,read-128k-8',
-  subjects: `bounce-qsd,${BASE},bounce-ours,null_blk`,
+  subjects: `${OURS},${BASE},bounce-ours,null_blk`,
 };
-const CHECK = { rows: 'randread-4k-1,read-128k-8', subjects: `bounce-qsd,${BASE}` };
+const CHECK = { rows: 'randread-4k-1,read-128k-8', subjects: `${OURS},${BASE}` };
 const CHECK_MS = 3600_000;
 /** Of the guest's time, in which code runs that only runs once. */
 const WARM_UP_SECONDS = 0.2;
@@ -150,15 +150,15 @@ const medianOf = (row) =>
     ? undefined
     : spreadOf(row.samples.map(instructionsOf)).median;
 
-/** How many times the instructions of loopback native VDUSE takes, by workload. */
-function ratiosOf(rows) {
+/** What the stored figures are compared with: instructions by workload and subject. */
+function figuresOf(rows) {
   const of = (workload, id) =>
-    medianOf(rows.find((row) => row.workload === workload && row.transport === id));
+    medianOf(rows.find((row) => row.workload === workload && row.transport === id)) ?? Number.NaN;
   const workloads = [...new Set(rows.map(({ workload }) => workload))];
   return Object.fromEntries(
     workloads.map((workload) => [
       workload,
-      Number((of(workload, BASE) / of(workload, 'bounce-qsd')).toFixed(4)),
+      Object.fromEntries([OURS, BASE].map((id) => [id, of(workload, id)])),
     ]),
   );
 }
@@ -202,6 +202,7 @@ export default async function instructions(words) {
   await check('the modules load', () => loadModules(options.subjects));
   reserveHugePages();
   const disks = await bringAllUp(options, states);
+  profile?.keepSymbols();
   const rows = [];
   for (const workload of options.workloads) {
     const row = disks.map((disk) => newCell(workload, disk, options));
@@ -211,8 +212,11 @@ export default async function instructions(words) {
     if (!isDone) for (const cell of row) cell.reason = 'the row failed';
   }
   profile?.close();
-  if (options.store) await check('the ratios are stored', () => storeRatios(ratiosOf(rows)));
-  else if (options.isCheck) await checkRatios(ratiosOf(rows));
+  if (options.isCheck) {
+    const [figures, here] = [figuresOf(rows), await environment(options)];
+    if (options.store) await check('the figures are stored', () => storeFigures(figures, here));
+    else await checkFigures(figures, here);
+  }
   const { subjects, workloads } = options;
   await check('the result is one that others read', () =>
     writeResult({ startedAt, options, subjects, workloads, rows, states }),

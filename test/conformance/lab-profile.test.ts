@@ -51,7 +51,17 @@ test('an address belongs to the file that is mapped there', () => {
   expect(maps.at(0x555555554010n)).toBe('fio');
   expect(maps.at(0x7ffff7fc0000n)).toBe('[vdso]');
   expect(maps.at(0x7ffff0000800n)).toBe('code made at run time');
-  expect(maps.at(0x1000n)).toBe('code made at run time');
+  expect(maps.at(0x1000n)).toBeUndefined();
+});
+
+test('code that two processes share is found by the map of either', () => {
+  const counts = parseCounts('task 1 30 device\nblock 555555554010 1 6\nblock 10 1 2\nend\n');
+  const processes = { device: 30, fio: 40 };
+  const maps = { device: '555555554000-555555600000 rw-p 00000000 00:00 0', fio: FIO_MAPS };
+  expect(attribute(counts, symbols, { requests: 2, processes, maps }).files).toEqual({
+    'device: fio': 3,
+    'device: code made at run time': 1,
+  });
 });
 
 test('counts that are not complete are refused', () => {

@@ -32,10 +32,13 @@ export class Profile {
     this.#tell(COMMAND.rest);
   }
 
-  /** With the symbols of all modules that are loaded by then. */
-  #keepSymbols() {
+  /**
+   * Before fio starts for the first time, with all modules loaded: to read all symbols takes the
+   * guest longer than fio works, and to write them is work of its own.
+   */
+  keepSymbols() {
     const symbols = readFileSync('/proc/kallsyms', 'utf8');
-    writeFileSync(join(FOLDER, 'kallsyms'), symbols);
+    writeFileSync(join(FOLDER, 'kallsyms'), symbols, { flush: true });
     const address = (name) => {
       const match = new RegExp(`^([0-9a-f]{16}) \\w ${name}$`, 'm').exec(symbols);
       if (match === null) throw new Error(`this kernel has no symbol ${name}`);
@@ -52,7 +55,7 @@ export class Profile {
   }
 
   /**
-   * Before the window.
+   * Before the window, while fio works.
    * @param {Record<string, number | null>} processes their ids by their parts in it
    */
   async prepare(processes) {
@@ -61,7 +64,6 @@ export class Profile {
     for (const [role, pid] of Object.entries(this.#processes)) {
       if (pid !== null) this.#maps[role] = readFileSync(`/proc/${pid}/maps`, 'utf8');
     }
-    if (this.#number === 0) this.#keepSymbols();
     this.#number += 1;
     this.#tell(COMMAND.follow);
     // The plugin learns which task runs when another one does.

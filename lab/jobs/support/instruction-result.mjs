@@ -4,7 +4,8 @@
  * summary of a row has `instructions` beside the figures of `vlo bench transports`.
  */
 
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { machineFacts, versionsOf } from '../../../dist/evaluate/machine.js';
 import { parseResult, RESULT_KIND, RESULT_VERSION } from '../../../dist/evaluate/result.js';
@@ -15,6 +16,26 @@ import { run } from './programs.mjs';
 import { ARCH, CPU_MODEL, KERNEL, QEMU, RUN } from './system.mjs';
 
 const NAME = `instructions-${ARCH}-${KERNEL}.json`;
+
+/** What Debian builds a kernel from, such as 7.2.13-1. */
+const kernelPackage = () => / Debian (\S+)/.exec(readFileSync('/proc/version', 'utf8'))?.[1];
+
+/**
+ * What the figures depend on, apart from this project's own code.
+ * @param {{ storage: string, scattered: boolean, seconds: number }} options
+ */
+export async function environment({ storage, scattered, seconds }) {
+  const programs = await versionsOf('', 'qemu-storage-daemon');
+  const named = ['qemu-storage-daemon', 'fio', 'Node.js'].map((name) => [name, programs[name]]);
+  return {
+    Linux: `${KERNEL} (${kernelPackage() ?? 'own'})`,
+    QEMU,
+    processors: `${availableParallelism()} of ${CPU_MODEL}`,
+    ...Object.fromEntries(named),
+    'C library': process.report.getReport().header.glibcVersionRuntime,
+    measured: `${storage}, ${scattered ? 'ordinary' : 'huge'} pages, ${seconds} s`,
+  };
+}
 
 async function versions() {
   const { stdout } = await run(['node', 'dist/bin/vlo.js', '--version']);

@@ -1,9 +1,11 @@
 /** The disks of the job `instructions`: what serves each, and how the kernel comes by it. */
 
 import { existsSync, writeFileSync } from 'node:fs';
+import { cpus } from 'node:os';
 import { basename, join } from 'node:path';
 import { fill, NullBlock } from '../../../dist/evaluate/null-block.js';
 import { skip } from './checks.mjs';
+import { BASE, OURS } from './instruction-figures.mjs';
 import { run, start } from './programs.mjs';
 import { attach, folder, makeImage, serve, serveWithQemu } from './stand.mjs';
 import { insertModule, MODULE, modprobe, RUN } from './system.mjs';
@@ -11,11 +13,9 @@ import { exportOverVduse } from './vduse-export.mjs';
 
 export const SIZE = 32 * 2 ** 20;
 const READY_MS = 60_000;
-/** The processor of the device process and its adapter; fio has the other. */
-const DEVICE_PROCESSOR = '1';
+/** The processor of the device process and its adapter; fio has the other, if there is one. */
+const DEVICE_PROCESSOR = cpus().length > 1 ? '1' : '0';
 
-/** The subject that the others are compared with. */
-export const BASE = 'vduse-native';
 /** The processes behind a disk that is altogether in the kernel. */
 const NO_PROCESS = { device: null, adapter: null };
 
@@ -83,7 +83,7 @@ const VDUSE = ['--transport', 'vduse'];
 /** @type {readonly Subject[]} In the order in which rounds go through them. */
 export const SUBJECTS = [
   {
-    id: 'bounce-qsd',
+    id: OURS,
     title: 'loopback bounce, qemu-storage-daemon',
     needs: 'loopback',
     bringUp: (id, storage) => attached(id, 'qemu', loopback('bounce'), storage),
