@@ -1,14 +1,14 @@
 /**
- * Breaks things in the life of a device, at random: back ends and adapters that are killed, hang, or
- * are replaced, modules that are to be removed, devices that go under load, and back ends that turn
+ * Breaks things in the life of a device, at random: back ends and adapters that are killed, hang or
+ * are replaced; modules that are to be removed; devices that go under load; back ends that turn
  * against the driver. Nothing may hang. Data is not lost and not wrong where another process takes
  * over; else requests fail and the device goes.
  *
  *   npm run lab -- chaos [-- --rounds 50 --seed 1 --from 1 --only 'adapter killed|hangs']
  *
- * `--only` is a regular expression for titles of rounds; after `--minutes` no other begins. All kinds
- * of rounds come in a random order, then again in another one. What a round draws depends on the
- * seed and its number alone. Disks that have survived serve the next round as well.
+ * `--only` is a regular expression for titles of rounds; after `--minutes` no other begins. All
+ * kinds of rounds come in a random order, then again in another one. What a round draws depends on
+ * the seed and its number alone. Disks that have survived serve the next round as well.
  */
 
 import { parseArgs } from 'node:util';

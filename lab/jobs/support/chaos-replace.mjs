@@ -124,7 +124,7 @@ async function mustGoOn(stand) {
   await waitFor(hasGoneOn, 'requests without an adapter', GOING_MS);
 }
 
-/** The driver goes while the adapter is stopped; `when` it goes on: before that is done, or after. */
+/** The driver goes while the adapter is stopped; that goes on `when` it is under way, or done. */
 async function unbindStopped({ stand, random }, when) {
   const load = new Load(stand.node, { end: 'fail' });
   await warm(load, random);
