@@ -1,6 +1,6 @@
 /** The rounds of chaos with a back end that turns against the driver; see hostile.mjs. */
 
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { FAIL_MS, Load, named, Stand, settle } from './chaos-stand.mjs';
@@ -127,12 +127,6 @@ async function hostile({ stand: healthy, random, loops }, what) {
   }
 }
 
-/** How often the module has found a ring of the disk broken. */
-function breaksOf({ name }) {
-  const text = readFileSync(`/sys/kernel/debug/virtio-loopback/${name}`, 'utf8');
-  return Number(/ broken (\d+)/.exec(text)[1]);
-}
-
 /** A back end turns, and a good one follows: the driver goes on with what it has under way. */
 async function followed({ stand: healthy, random, loops }, what) {
   const stand = new HostileStand({ ...what, when: 'under load' });
@@ -146,7 +140,7 @@ async function followed({ stand: healthy, random, loops }, what) {
     load = new Load(stand.node, isHarmless ? { loops: 2 * loops } : { end: 'fail' });
     await turnUnderLoad(stand, [load, well], random);
     if (IDLE.includes(what.mode)) await sleep(random.next(QUIET_MS));
-    else await waitFor(() => breaksOf(stand) > 0, 'ring that is found broken', END_MS);
+    else await waitFor(() => stand.breaks > 0, 'ring that is found broken', END_MS);
     stand.mustServe();
     await stand.killServer();
     await Stand.prototype.serve.call(stand);

@@ -80,6 +80,7 @@ async function replaceUnder(load, { stand, random }, wake) {
     const text = await load.mustPass();
     // It has had its time to disturb.
     const after = await new Load(stand.node).mustPass();
+    stand.mustBeWell();
     return `${text}, the first one went on ${when}; then ${after}`;
   } finally {
     predecessor.killAll();

@@ -44,7 +44,7 @@ async function killAndRestart({ stand, random, loops }, parts) {
   if (parts.includes('adapter')) await stand.attach();
   const pause = seconds(since);
   const text = await load.mustPass();
-  if (stand.adapter.status !== null) throw new Error(`vlo attach: ${stand.adapter.stderr.trim()}`);
+  stand.mustBeWell();
   return `${text}, ${pause} until all was there again`;
 }
 
@@ -65,7 +65,7 @@ async function killInBursts({ stand, random, loops }, parts) {
     await moment(random, 1500);
   }
   const text = await load.mustPass();
-  if (stand.adapter.status !== null) throw new Error(`vlo attach: ${stand.adapter.stderr.trim()}`);
+  stand.mustBeWell();
   return `${text}, killed ${done} times`;
 }
 

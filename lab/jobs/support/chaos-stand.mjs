@@ -251,6 +251,19 @@ export class Stand {
     this.remove();
   }
 
+  /** How often the module has found a ring of the disk broken. */
+  get breaks() {
+    const text = readFileSync(`/sys/kernel/debug/virtio-loopback/${this.name}`, 'utf8');
+    return [...text.matchAll(/ broken (\d+)/g)].reduce((sum, [, count]) => sum + Number(count), 0);
+  }
+
+  /** The back ends were good, and the adapter lives. */
+  mustBeWell() {
+    const { adapter, breaks } = this;
+    if (adapter.status !== null) throw new Error(`vlo attach: ${adapter.stderr.trim()}`);
+    if (breaks > 0) throw new Error(`the module found the rings broken ${breaks} times`);
+  }
+
   mustBeGone() {
     if (this.node !== null && existsSync(this.node)) throw new Error(`${this.node} is still there`);
   }
