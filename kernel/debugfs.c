@@ -10,6 +10,7 @@ static int vlo_counters_show(struct seq_file *file, void *data)
 {
 	struct vlo_device *device = file->private;
 	const struct vlo_counters *counters;
+	struct vlo_vq *queue;
 	struct vlo_pool *pool;
 	u32 index;
 
@@ -21,7 +22,8 @@ static int vlo_counters_show(struct seq_file *file, void *data)
 			  (pool->page_count - pool->room) : 0);
 	mutex_unlock(&device->lock);
 	for (index = 0; index < device->queue_count; index++) {
-		counters = &device->queues[index].counters;
+		queue = &device->queues[index];
+		counters = &queue->counters;
 		seq_printf(file, "queue %u forwarded %llu completed %llu failed %llu dropped %llu ",
 			   index, counters->forwarded, counters->completed, counters->failed,
 			   counters->dropped);
@@ -31,7 +33,7 @@ static int vlo_counters_show(struct seq_file *file, void *data)
 		seq_printf(file, "interrupts %llu starved %llu overstated %llu broken %llu ",
 			   counters->interrupts, counters->starved, counters->overstated,
 			   counters->broken);
-		seq_printf(file, "sent %d\n", atomic_read(&device->queues[index].sent));
+		seq_printf(file, "sent %d\n", atomic_read(&queue->sent));
 	}
 	return 0;
 }
