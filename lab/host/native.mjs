@@ -77,7 +77,6 @@ export const buildPlugin = (kernel, name) => compile(kernel, 'gcc', name, PLUGIN
 const PROGRAMS_OF = {
   instructions: ['copies', 'ublk-server'],
   selftests: ['virtio_loopback'],
-  smoke: ['virtio_loopback'],
 };
 
 /** Puts the programs of a job where the guest finds them. */

@@ -7,7 +7,6 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { check, skip } from './support/checks.mjs';
 import { run, start, waitFor } from './support/programs.mjs';
-import { runSelftests } from './support/selftests.mjs';
 import {
   attach,
   checksum,
@@ -156,7 +155,6 @@ export default async function smoke() {
     await modprobe('virtio_rng');
     await insertModule();
   });
-  await slowCheck('the interface of the module keeps its promises', runSelftests);
   for (const memory of ['bounce', 'direct']) {
     const words = [...LOOPBACK, '--memory', memory];
     await slowCheck(`blk over loopback, ${memory}`, () => useDisk('ours', words));

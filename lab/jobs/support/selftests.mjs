@@ -35,11 +35,3 @@ export async function selftestResults() {
   const { stdout } = await run([SELFTESTS], { status: null, timeout: ALL_MS });
   return readTap(stdout);
 }
-
-/** Runs all of them as one check. */
-export async function runSelftests() {
-  const tests = await selftestResults();
-  const bad = tests.filter(({ outcome }) => outcome !== 'ok');
-  if (bad.length > 0) throw new Error(bad.map(({ name, words }) => `${name}: ${words}`).join('\n'));
-  return `${tests.length} tests`;
-}
