@@ -12,6 +12,7 @@ static int vlo_counters_show(struct seq_file *file, void *data)
 	const struct vlo_counters *counters;
 	struct vlo_vq *queue;
 	struct vlo_pool *pool;
+	u16 unseen;
 	u32 index;
 
 	mutex_lock(&device->lock);
@@ -20,7 +21,6 @@ static int vlo_counters_show(struct seq_file *file, void *data)
 		   pool ? pool->page_count : 0, pool ? pool->room : 0,
 		   pool ? bitmap_weight(pool->map, pool->page_count) -
 			  (pool->page_count - pool->room) : 0);
-	mutex_unlock(&device->lock);
 	for (index = 0; index < device->queue_count; index++) {
 		queue = &device->queues[index];
 		counters = &queue->counters;
@@ -33,8 +33,12 @@ static int vlo_counters_show(struct seq_file *file, void *data)
 		seq_printf(file, "interrupts %llu starved %llu overstated %llu broken %llu ",
 			   counters->interrupts, counters->starved, counters->overstated,
 			   counters->broken);
-		seq_printf(file, "sent %d\n", atomic_read(&queue->sent));
+		spin_lock_irq(&queue->used_lock);
+		unseen = vlo_ring_unseen(&queue->ring);
+		spin_unlock_irq(&queue->used_lock);
+		seq_printf(file, "sent %d unseen %u\n", atomic_read(&queue->sent), unseen);
 	}
+	mutex_unlock(&device->lock);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(vlo_counters);

@@ -290,6 +290,23 @@ bool vlo_ring_peek(struct vlo_ring *ring, u32 sent, u32 *id, u32 *used)
 }
 
 /**
+ * vlo_ring_unseen() - counts what the device has used and the module has not taken yet
+ * @ring: the ring
+ *
+ * Context: Holds used_lock.
+ *
+ * Return: The number; in a packed ring 1 stands for any.
+ */
+u16 vlo_ring_unseen(struct vlo_ring *ring)
+{
+	if (!ring->is_active)
+		return 0;
+	if (ring->is_packed)
+		return vlo_packed_is_used(ring);
+	return vlo_get16(READ_ONCE(ring->used->idx)) - ring->used_next;
+}
+
+/**
  * vlo_ring_advance() - takes the next used entry
  * @ring: the ring
  * @count: descriptors that its request has in the ring

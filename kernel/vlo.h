@@ -532,6 +532,7 @@ void vlo_ring_end(struct vlo_emit *emit, u16 head);
 void vlo_ring_publish(struct vlo_ring *ring);
 bool vlo_ring_wants_kick(struct vlo_ring *ring);
 bool vlo_ring_peek(struct vlo_ring *ring, u32 sent, u32 *id, u32 *used);
+u16 vlo_ring_unseen(struct vlo_ring *ring);
 void vlo_ring_advance(struct vlo_ring *ring, u16 count);
 bool vlo_ring_arm(struct vlo_ring *ring, u16 ahead);
 
