@@ -13,7 +13,11 @@ import { checkMemory } from './support/trust-memory.mjs';
 import { checkLockdown, checkPolicy, openNode } from './support/trust-policy.mjs';
 import { checkSession } from './support/trust-session.mjs';
 
-const DRIVERS = ['virtio_blk', 'virtio_console', 'virtio_net', 'virtio_rng'];
+/**
+ * Not virtio_rng: Linux 5.10 stops its thread twice when the only source of entropy goes, and
+ * crashes.
+ */
+const DRIVERS = ['virtio_blk', 'virtio_console', 'virtio_net'];
 /** In this order: a lockdown cannot be taken back. */
 const PARTS = {
   data: checkData,

@@ -230,8 +230,9 @@ const MEMORY_CALLS = [
 
 /** A direct device with a driver and a session, for the time of an action. */
 async function withDirect(action) {
-  await modprobe('virtio_rng');
-  const own = new OwnDevice({ id: RNG, name: 'direct', flags: VLO.F_DIRECT, stopMs: 100 });
+  await modprobe('virtio_net');
+  const what = { id: NET, name: 'direct', queues: [8, 8], flags: VLO.F_DIRECT, stopMs: 100 };
+  const own = new OwnDevice(what);
   try {
     await own.driven();
     own.start();

@@ -343,7 +343,7 @@ class LossyDisk {
 
 const BURST_SECTORS = 32768;
 const DEATHS = 20;
-const DEATHS_MIN = 5;
+const DEATHS_MIN = 3;
 const BETWEEN_DEATHS_MS = 60;
 const FIO_BURSTS = {
   ...{ name: 'bursts', rw: 'randwrite', bsrange: '4k-64k', size: '2m', offset_increment: '2m' },
@@ -351,7 +351,7 @@ const FIO_BURSTS = {
   loops: 3,
 };
 
-const FIO_FAILING = { continue_on_error: 'io', time_based: 1, runtime: 6 };
+const FIO_FAILING = { continue_on_error: 'io', time_based: 1, runtime: 10 };
 
 /** Back ends die under bursts of many jobs. With VLO_S_FAIL requests fail; the disk stays. */
 async function bursts(flags) {
