@@ -8,6 +8,7 @@
  *   npm run lab -- instructions -- --profile         where the instructions are spent
  *   npm run lab -- instructions -- --check           two rows against lab/instructions.json
  *   npm run lab -- instructions -- --store           the same, written into that file
+ *   npm run lab -- instructions -- --beside 63       loopback again, beside 63 other disks
  */
 
 import { join } from 'node:path';
@@ -16,6 +17,7 @@ import { WORKLOADS } from '../../dist/evaluate/plan.js';
 import { commandText } from '../../dist/evaluate/programs.js';
 import { spreadOf } from '../../dist/evaluate/statistics.js';
 import { check, fact, print } from './support/checks.mjs';
+import { checkBeside } from './support/instruction-beside.mjs';
 import { BASE, checkFigures, OURS, storeFigures } from './support/instruction-figures.mjs';
 import { Profile } from './support/instruction-profile.mjs';
 import { environment, writeResult } from './support/instruction-result.mjs';
@@ -50,6 +52,7 @@ const OPTIONS = {
   subjects: { type: 'string' },
   storage: { type: 'string', default: 'io_uring' },
   scattered: { type: 'boolean', default: false },
+  beside: { type: 'string' },
   all: { type: 'boolean', default: false },
   profile: { type: 'boolean', default: false },
   check: { type: 'boolean', default: false },
@@ -88,6 +91,7 @@ function readOptions(words) {
     sizeBytes: SIZE,
     rounds: positive('rounds', values.rounds),
     seconds: positive('seconds', values.seconds),
+    beside: values.beside === undefined ? 0 : positive('beside', values.beside),
     workloads: pick('rows', values.rows ?? usual.rows, DISKS),
     subjects: pick('subjects', values.subjects ?? usual.subjects, SUBJECTS),
   };
@@ -192,6 +196,20 @@ async function measureRow(workload, disks, row, options, profile) {
   );
 }
 
+/** The same workloads again, with many other loopback disks there. */
+async function measureBeside(options, disks, rows) {
+  const disk = disks.find(({ id }) => id === OURS);
+  if (disk === undefined) throw new Error(`--beside measures ${OURS}, which is not there`);
+  const alone = Object.entries(figuresOf(rows)).map(([id, counts]) => [id, counts[OURS]]);
+  const measure = async (id) => {
+    const workload = options.workloads.find((one) => one.id === id);
+    const row = [newCell(workload, disk, options)];
+    await measureRow(workload, [disk], row, options, null);
+    return medianOf(row[0]);
+  };
+  await checkBeside(options.beside, Object.fromEntries(alone), measure);
+}
+
 export default async function instructions(words) {
   const options = readOptions(words);
   if (!IS_ICOUNT) throw new Error('the clock counts time here: start without --no-icount');
@@ -212,6 +230,7 @@ export default async function instructions(words) {
     if (!isDone) for (const cell of row) cell.reason = 'the row failed';
   }
   profile?.close();
+  if (options.beside > 0) await measureBeside(options, disks, rows);
   if (options.isCheck) {
     const [figures, here] = [figuresOf(rows), await environment(options)];
     if (options.store) await check('the figures are stored', () => storeFigures(figures, here));
