@@ -107,8 +107,8 @@ export async function suspend({ name, level, state }) {
 }
 
 /**
- * Sets the clock; and the button, which QEMU leaves pressed when it ends a suspend to RAM. Where there
- * is a button, the clock rings only should that fail.
+ * Sets the clock; and the button, which QEMU leaves pressed when it ends a suspend to RAM. Where
+ * there is a button, the clock rings only should that fail.
  */
 function prepareWakeUp() {
   if (HAS_BUTTON && /\bSTS\b/.test(readFileSync(BUTTON, 'utf8'))) writeFileSync(BUTTON, 'clear\n');
