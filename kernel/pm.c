@@ -131,7 +131,7 @@ static int vlo_add_users(struct vlo_device *device, struct file *file)
 	return added;
 }
 
-/* The adapter, and who has the memory of the session: the back end, and helpers that it may have. */
+/* The adapter, and what maps the memory of the session: the back end, and its helpers. */
 static int vlo_add_device(struct vlo_device *device)
 {
 	struct file *file;
