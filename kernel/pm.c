@@ -21,24 +21,24 @@
  * virtio_blk waits in it for requests that a back end may not be able to serve, because the disk
  * below it has been suspended before: the kernel does not know which hardware a back end needs.
  *
- * A back end that uses a suspended device waits in that device's driver, as a kernel thread does.
- * One that polls keeps its processor out of suspend to idle. To freeze back ends before devices
- * are suspended would be worse: a driver that talks to a loopback device in its suspend or resume
- * (an i2c client, a clock) would wait for ever, and with it the machine.
+ * A back end that uses a suspended device waits in that device's driver, as a kernel thread
+ * does. One that polls keeps its processor out of suspend to idle. To freeze back ends before
+ * devices are suspended would be worse: a driver that talks to a loopback device in its suspend
+ * or resume (an i2c client, a clock) would wait for ever, and with it the machine.
  *
  * Kernel threads are frozen all at once. One that waits for a flush of a loopback disk, whose
- * image is on a file system that has just stopped, makes the suspend fail. The module cannot know
- * which threads a back end needs. The kernel writes all file systems back before, so little is
- * left to flush.
+ * image is on a file system that has just stopped, makes the suspend fail. The module cannot
+ * know which threads a back end needs. The kernel writes all file systems back before, so little
+ * is left to flush.
  *
- * Every process that has the memory of a session is exempt, and nothing else is: the adapter
- * decides who gets it. What they can do with that is to keep running while the machine suspends.
+ * Exempt are adapters and all processes that map the memory of a session; the adapter decides
+ * which get it. They can use that to keep running while the machine suspends.
  * A back end that comes later than PM_SUSPEND_PREPARE is frozen like others; if clients wait for
  * it, the suspend fails. exec() ends the exemption.
  *
  * Hibernation is refused. A back end that is exempt would write to its files while the kernel
- * copies the memory, and a file system that is read from the image would not fit what lies on the
- * disk.
+ * copies the memory, and a file system that is read from the image would not fit what lies on
+ * the disk.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -131,7 +131,7 @@ static int vlo_add_users(struct vlo_device *device, struct file *file)
 	return added;
 }
 
-/* The adapter, and who has the memory of the session: the back end, and helpers that it has. */
+/* The adapter, and what maps the memory of the session: the back end, and its helpers. */
 static int vlo_add_device(struct vlo_device *device)
 {
 	struct file *file;
@@ -170,8 +170,8 @@ static int vlo_add_devices(void)
  * Afterwards all processes lose the flag, not only those that were exempt: a child that was
  * forked meanwhile has its parent's flag, and its parent may be gone. Other processes have it
  * only while they wait to write to /sys/power. A task without an address space keeps it: a dead
- * one that is not reaped yet could never be frozen, and a program that the kernel starts loses it
- * by itself.
+ * one that is not reaped yet could never be frozen, and a program that the kernel starts loses
+ * it by itself.
  */
 static void vlo_mark_task(struct vlo_mark *mark, struct task_struct *task)
 {

@@ -97,6 +97,7 @@ export async function suspend({ name, level, state }) {
   const startedAt = Date.now();
   const { status, stderr } = await enter(state, level);
   const took = Date.now() - startedAt;
+  if (isReal) stopClock();
   if (status !== 0) throw new Error(`${stderr.trim()} (after ${(took / 1000).toFixed(1)} s)`);
   const asleep = isReal ? SLEEP_MS : TEST_MS;
   if (took < asleep / 2) throw new Error(`the machine slept for no more than ${took} ms`);
@@ -105,12 +106,18 @@ export async function suspend({ name, level, state }) {
   return awake / 1000;
 }
 
-/** Sets the clock; or the button, which QEMU leaves pressed when it ends a suspend to RAM. */
+/**
+ * Sets the clock; and the button, which QEMU leaves pressed when it ends a suspend to RAM. Where
+ * there is a button, the clock rings only should that fail.
+ */
 function prepareWakeUp() {
-  if (HAS_BUTTON) {
-    if (/\bSTS\b/.test(readFileSync(BUTTON, 'utf8'))) writeFileSync(BUTTON, 'clear\n');
-    return;
-  }
+  if (HAS_BUTTON && /\bSTS\b/.test(readFileSync(BUTTON, 'utf8'))) writeFileSync(BUTTON, 'clear\n');
+  if (!existsSync(WAKE_ALARM)) return;
   writeFileSync(WAKE_ALARM, '0');
-  writeFileSync(WAKE_ALARM, `+${SLEEP_MS / 1000}`);
+  writeFileSync(WAKE_ALARM, `+${(HAS_BUTTON ? 2 * SLEEP_MS : SLEEP_MS) / 1000}`);
+}
+
+/** A clock that rings while the machine suspends keeps it from doing so. */
+function stopClock() {
+  if (existsSync(WAKE_ALARM)) writeFileSync(WAKE_ALARM, '0');
 }

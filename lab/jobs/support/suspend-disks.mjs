@@ -98,8 +98,8 @@ export class Disk {
     const socket = join(stand, 'socket');
     this.device = await serveBlk('ours', socket, this.image);
     ({ program: this.adapter, node: this.node } = await attach('blk', socket, LOOPBACK));
-    // Else a kernel thread writes tables later, and waits for the image's file system, whose threads
-    // may be frozen first.
+    // Else a kernel thread writes tables later, and waits for the image's file system, whose
+    // threads may be frozen first.
     await run(['mkfs.ext4', '-q', '-E', 'lazy_itable_init=0,lazy_journal_init=0', this.node]);
     this.files = new Files(join(stand, 'mount'));
     await run(['mount', '-t', 'ext4', this.node, this.files.mounted]);
