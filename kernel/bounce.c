@@ -26,7 +26,8 @@
  * Marks come from a keyed hash, which an application cannot guess. A write that ends inside of a
  * mark leaves the rest of the mark behind it, not another request's data.
  *
- * With VLO_F_DIRECT nothing is copied: descriptors go as they are.
+ * With VLO_F_DIRECT nothing is copied: descriptors go as they are, and so do tables of descriptors,
+ * except to a packed ring, whose tables have another layout.
  */
 #include <linux/siphash.h>
 #include "vlo.h"
@@ -97,9 +98,15 @@ static u32 vlo_next_place(u32 size, u32 *small, u32 *big)
 	return at;
 }
 
-/*
- * vlo_measure() - what a request is like, and how much room it takes in the pool.
- * Returns -E2BIG for a request that no pool can have room for.
+/**
+ * vlo_measure() - finds out what a request is like and how much room it takes
+ * @queue: the queue
+ * @head: the request, by its head in the driver's ring
+ * @shape: filled in
+ *
+ * Context: By the owner of the avail half.
+ *
+ * Return: 0, or -E2BIG for a request that no pool has room for.
  */
 int vlo_measure(struct vlo_vq *queue, u16 head, struct vlo_shape *shape)
 {
@@ -271,25 +278,6 @@ static void vlo_send(struct vlo_vq *queue, u16 head, struct vlo_emit *emit)
 	vlo_ring_end(emit, head);
 }
 
-static void vlo_place_direct(struct vlo_vq *queue, u16 head)
-{
-	const struct vring_desc *desc = &queue->vring.desc[head];
-	struct vlo_emit emit;
-	struct vlo_walk walk;
-	struct vlo_part part;
-
-	vlo_ring_begin(&emit, &queue->ring, head);
-	if (vlo_get16(desc->flags) & VRING_DESC_F_INDIRECT) {
-		vlo_ring_put(&emit, head, 0, vlo_get64(desc->addr), vlo_get32(desc->len),
-			     VRING_DESC_F_INDIRECT);
-	} else {
-		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk, &part);)
-			vlo_ring_put(&emit, part.index, part.next, virt_to_phys(part.origin),
-				     part.size, part.flags);
-	}
-	vlo_send(queue, head, &emit);
-}
-
 /* Room for a request: its frame where that is large enough, else pages. */
 static int vlo_find_room(struct vlo_vq *queue, u16 head, u32 bytes)
 {
@@ -307,6 +295,55 @@ static int vlo_find_room(struct vlo_vq *queue, u16 head, u32 bytes)
 	if (!request->page)
 		return -ENOSPC;
 	request->pages = pages;
+	return 0;
+}
+
+/*
+ * The driver's tables are laid out for a split ring. A packed ring has another layout, so its
+ * tables lie in the pool.
+ */
+static int vlo_place_table(struct vlo_vq *queue, u16 head, u32 count, struct vlo_emit *emit)
+{
+	u32 bytes = count * sizeof(struct vring_desc);
+	struct vlo_walk walk;
+	struct vlo_part part;
+	u64 address;
+	int error;
+
+	error = vlo_find_room(queue, head, bytes);
+	if (error)
+		return error;
+	emit->table = vlo_place_of(queue, head, &address);
+	for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk, &part);)
+		vlo_ring_put(emit, 0, 0, virt_to_phys(part.origin), part.size, part.flags);
+	emit->table = NULL;
+	emit->count = 0;
+	vlo_ring_put(emit, head, 0, address, bytes, VRING_DESC_F_INDIRECT);
+	return 0;
+}
+
+static int vlo_place_direct(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
+{
+	const struct vring_desc *desc = &queue->vring.desc[head];
+	struct vlo_emit emit;
+	struct vlo_walk walk;
+	struct vlo_part part;
+	int error;
+
+	vlo_ring_begin(&emit, &queue->ring, head);
+	if (shape->is_indirect && queue->ring.is_packed) {
+		error = vlo_place_table(queue, head, shape->count, &emit);
+		if (error)
+			return error;
+	} else if (shape->is_indirect) {
+		vlo_ring_put(&emit, head, 0, vlo_get64(desc->addr), vlo_get32(desc->len),
+			     VRING_DESC_F_INDIRECT);
+	} else {
+		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk, &part);)
+			vlo_ring_put(&emit, part.index, part.next, virt_to_phys(part.origin),
+				     part.size, part.flags);
+	}
+	vlo_send(queue, head, &emit);
 	return 0;
 }
 
@@ -335,9 +372,15 @@ static void vlo_place_part(struct vlo_placing *placing, const struct vlo_part *p
 	request->in_count++;
 }
 
-/*
- * vlo_place() - copies a request into the pool and puts it into the device's ring.
- * Returns -ENOSPC when the pool has no room now, -E2BIG when it never has.
+/**
+ * vlo_place() - copies a request into the pool and puts it into the device's ring
+ * @queue: the queue
+ * @head: the request, by its head in the driver's ring
+ * @shape: what vlo_measure() has found
+ *
+ * Context: By the owner of the avail half.
+ *
+ * Return: 0; -ENOSPC: the pool has no room now; -E2BIG: it never has.
  */
 int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 {
@@ -350,10 +393,8 @@ int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 	u32 i;
 	int error;
 
-	if (vlo_is_direct(queue->device)) {
-		vlo_place_direct(queue, head);
-		return 0;
-	}
+	if (vlo_is_direct(queue->device))
+		return vlo_place_direct(queue, head, shape);
 	error = vlo_find_room(queue, head, shape->bytes);
 	if (error)
 		return error;
@@ -382,7 +423,14 @@ int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 	return 0;
 }
 
-/* vlo_gather() - copies what a request sends. */
+/**
+ * vlo_gather() - copies what a request sends
+ * @queue: the queue
+ * @head: the request, by its head in the driver's ring
+ * @bytes: where to
+ *
+ * Context: By the owner of the avail half.
+ */
 void vlo_gather(struct vlo_vq *queue, u16 head, void *bytes)
 {
 	struct vlo_walk walk;
@@ -392,7 +440,17 @@ void vlo_gather(struct vlo_vq *queue, u16 head, void *bytes)
 		memcpy(bytes, part.origin, part.size);
 }
 
-/* vlo_place_bytes() - as vlo_place(), for bytes that the module has, in one descriptor. */
+/**
+ * vlo_place_bytes() - vlo_place() for bytes that the module has, in one descriptor
+ * @queue: the queue
+ * @head: id of the request in the device's ring
+ * @bytes: where from
+ * @size: how many
+ *
+ * Context: By the owner of the avail half.
+ *
+ * Return: 0; -ENOSPC: the pool has no room now; -E2BIG: it never has.
+ */
 int vlo_place_bytes(struct vlo_vq *queue, u16 head, const void *bytes, u32 size)
 {
 	struct vlo_emit emit;
@@ -412,7 +470,13 @@ int vlo_place_bytes(struct vlo_vq *queue, u16 head, const void *bytes, u32 size)
 	return 0;
 }
 
-/* vlo_unplace() - gives the request's place back. */
+/**
+ * vlo_unplace() - gives the place of a request back
+ * @queue: the queue
+ * @head: the request, by its head in the driver's ring
+ *
+ * Context: By the owner of the request.
+ */
 void vlo_unplace(struct vlo_vq *queue, u16 head)
 {
 	struct vlo_request *request = &queue->requests[head];
@@ -451,10 +515,15 @@ static void vlo_take_part(struct vlo_claim *claim, const struct vlo_in *in)
 	claim->is_short |= good != claimed;
 }
 
-/*
- * vlo_take_back() - copies what the device has written to the driver's buffers.
- * @used: bytes that the device claims.
- * Returns how many bytes the driver may be told of: those written in a row from the first on.
+/**
+ * vlo_take_back() - copies what the device has written to the driver's buffers
+ * @queue: the queue
+ * @head: the request, by its head in the driver's ring
+ * @used: bytes that the device claims
+ *
+ * Context: By the owner of the used half.
+ *
+ * Return: How many bytes the driver may be told of: those written in a row, from the first on.
  */
 u32 vlo_take_back(struct vlo_vq *queue, u16 head, u32 used)
 {
@@ -488,7 +557,15 @@ u32 vlo_take_back(struct vlo_vq *queue, u16 head, u32 used)
 	return claim.good;
 }
 
-/* vlo_poison() - the request fails: what drivers look at for a status says so. */
+/**
+ * vlo_poison() - fills the places where drivers look for a status with 0xff
+ * @queue: the queue
+ * @head: the request, by its head in the driver's ring
+ *
+ * For a request that fails.
+ *
+ * Context: By the owner of the request.
+ */
 void vlo_poison(struct vlo_vq *queue, u16 head)
 {
 	struct vlo_walk walk;

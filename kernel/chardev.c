@@ -392,13 +392,23 @@ static struct miscdevice vlo_misc = {
 	.fops = &vlo_fops,
 };
 
-/* vlo_chardev_init() - when the module is loaded. */
+/**
+ * vlo_chardev_init() - sets up /dev/virtio-loopback, when the module is loaded
+ *
+ * Context: Process context.
+ *
+ * Return: 0, or a negative error number.
+ */
 int vlo_chardev_init(void)
 {
 	return misc_register(&vlo_misc);
 }
 
-/* vlo_chardev_exit() - when it is removed. */
+/**
+ * vlo_chardev_exit() - takes /dev/virtio-loopback down, when the module is removed
+ *
+ * Context: Process context.
+ */
 void vlo_chardev_exit(void)
 {
 	misc_deregister(&vlo_misc);

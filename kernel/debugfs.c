@@ -10,7 +10,9 @@ static int vlo_counters_show(struct seq_file *file, void *data)
 {
 	struct vlo_device *device = file->private;
 	const struct vlo_counters *counters;
+	struct vlo_vq *queue;
 	struct vlo_pool *pool;
+	u16 unseen;
 	u32 index;
 
 	mutex_lock(&device->lock);
@@ -19,39 +21,66 @@ static int vlo_counters_show(struct seq_file *file, void *data)
 		   pool ? pool->page_count : 0, pool ? pool->room : 0,
 		   pool ? bitmap_weight(pool->map, pool->page_count) -
 			  (pool->page_count - pool->room) : 0);
-	mutex_unlock(&device->lock);
 	for (index = 0; index < device->queue_count; index++) {
-		counters = &device->queues[index].counters;
+		queue = &device->queues[index];
+		counters = &queue->counters;
 		seq_printf(file, "queue %u forwarded %llu completed %llu failed %llu dropped %llu ",
 			   index, counters->forwarded, counters->completed, counters->failed,
 			   counters->dropped);
 		seq_printf(file, "replayed %llu out_bytes %llu in_bytes %llu kicks %llu ",
 			   counters->replayed, counters->out_bytes, counters->in_bytes,
 			   counters->kicks);
-		seq_printf(file, "interrupts %llu starved %llu overstated %llu broken %llu\n",
+		seq_printf(file, "interrupts %llu starved %llu overstated %llu broken %llu ",
 			   counters->interrupts, counters->starved, counters->overstated,
 			   counters->broken);
+		spin_lock_irq(&queue->used_lock);
+		unseen = vlo_ring_unseen(&queue->ring);
+		spin_unlock_irq(&queue->used_lock);
+		seq_printf(file, "sent %d unseen %u\n", atomic_read(&queue->sent), unseen);
 	}
+	mutex_unlock(&device->lock);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(vlo_counters);
 
+/**
+ * vlo_debugfs_add() - creates the file of a device's counters
+ * @device: the device
+ *
+ * Context: Process context.
+ */
 void vlo_debugfs_add(struct vlo_device *device)
 {
 	device->debugfs = debugfs_create_file(device->name, 0400, vlo_debugfs, device,
 					      &vlo_counters_fops);
 }
 
+/**
+ * vlo_debugfs_remove() - removes the file of a device's counters
+ * @device: the device
+ *
+ * Context: Process context.
+ */
 void vlo_debugfs_remove(struct vlo_device *device)
 {
 	debugfs_remove(device->debugfs);
 }
 
+/**
+ * vlo_debugfs_init() - creates the folder of the module in debugfs
+ *
+ * Context: Process context.
+ */
 void vlo_debugfs_init(void)
 {
 	vlo_debugfs = debugfs_create_dir("virtio-loopback", NULL);
 }
 
+/**
+ * vlo_debugfs_exit() - removes the folder
+ *
+ * Context: Process context.
+ */
 void vlo_debugfs_exit(void)
 {
 	debugfs_remove(vlo_debugfs);

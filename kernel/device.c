@@ -17,11 +17,17 @@ static DEFINE_IDA(vlo_ids);
 static void vlo_free_work(struct work_struct *work)
 {
 	struct vlo_device *device = container_of(work, struct vlo_device, free_work);
+	u32 index;
 
 	/* These cannot be started any more, but may still be running. */
 	cancel_work_sync(&device->remove_work);
 	cancel_work_sync(&device->fail_work);
 	cancel_delayed_work_sync(&device->orphan_work);
+	for (index = 0; device->queues && index < device->queue_count; index++) {
+		/* Another queue may have started it when it gave pages back. */
+		cancel_work_sync(&device->queues[index].pump_work);
+		irq_work_sync(&device->queues[index].call_work);
+	}
 	platform_device_unregister(device->parent);
 	if (device->id)
 		ida_free(&vlo_ids, device->id - 1);
@@ -55,12 +61,18 @@ static void vlo_fail_work(struct work_struct *work)
 {
 	struct vlo_device *device = container_of(work, struct vlo_device, fail_work);
 
-	mutex_lock(&device->lock);
 	vlo_session_end(device);
-	mutex_unlock(&device->lock);
 }
 
-/* vlo_kill() - the end, from any state. Does not wait for the driver, and may be called again. */
+/**
+ * vlo_kill() - fails all requests of a device and removes its driver
+ * @device: the device
+ * @why: the reason, for the log
+ *
+ * Does not wait for the driver. May be called again, from any state of the device.
+ *
+ * Context: Process context.
+ */
 void vlo_kill(struct vlo_device *device, const char *why)
 {
 	if (xchg(&device->dead, true))
@@ -103,8 +115,8 @@ static void vlo_remove_work(struct work_struct *work)
 	if (device->registered)
 		unregister_virtio_device(&device->vdev);
 	WRITE_ONCE(device->gone, true);
-	mutex_lock(&device->lock);
 	vlo_session_end(device);
+	mutex_lock(&device->lock);
 	for (index = 0; index < device->queue_count; index++) {
 		vlo_call_drop(&device->queues[index]);
 		vlo_kick_set(&device->queues[index], NULL);
@@ -234,7 +246,16 @@ static struct vlo_device *vlo_find(const char *name)
 	return NULL;
 }
 
-/* vlo_device_create() - makes a device; the file is its adapter's. */
+/**
+ * vlo_device_create() - creates a device and gives it to an open file
+ * @handle: the open file, of the adapter
+ * @create: the device; vlo_may_create() has checked it
+ *
+ * Context: Process context.
+ *
+ * Return: 0; -EALREADY: the file has a device; -EEXIST: another device has that name; -EDQUOT,
+ * -EUSERS: there are too many devices; -ENOMEM.
+ */
 int vlo_device_create(struct vlo_handle *handle, const struct vlo_create *create)
 {
 	struct vlo_device *device;
@@ -270,7 +291,16 @@ out:
 	return error;
 }
 
-/* vlo_device_attach() - takes over a device whose adapter has died. */
+/**
+ * vlo_device_attach() - takes over a device whose adapter has died
+ * @handle: the open file, of the new adapter
+ * @name: the name of the device
+ *
+ * Context: Process context.
+ *
+ * Return: 0; -EALREADY: the file has a device; -ENOENT: no device has that name; -EBUSY: it has an
+ * adapter; -ENODEV: it is being removed; or the error of vlo_may_attach().
+ */
 int vlo_device_attach(struct vlo_handle *handle, const char *name)
 {
 	struct vlo_device *device;
@@ -301,7 +331,14 @@ out:
 	return error;
 }
 
-/* vlo_device_release() - the adapter has gone. Nothing here waits: a process may be dying. */
+/**
+ * vlo_device_release() - the adapter has closed its file, or died
+ * @handle: the open file
+ *
+ * Waits for nothing: the caller may be a dying process.
+ *
+ * Context: Process context.
+ */
 void vlo_device_release(struct vlo_handle *handle)
 {
 	struct vlo_device *device = handle->device;
@@ -324,7 +361,12 @@ void vlo_device_release(struct vlo_handle *handle)
 	vlo_put(device);
 }
 
-/* vlo_device_remove() - in order: the back end serves the driver's last requests. */
+/**
+ * vlo_device_remove() - removes a device while its back end serves the last requests
+ * @device: the device
+ *
+ * Context: Process context.
+ */
 void vlo_device_remove(struct vlo_device *device)
 {
 	mutex_lock(&vlo_list_lock);
@@ -333,7 +375,13 @@ void vlo_device_remove(struct vlo_device *device)
 	queue_work(vlo_wq, &device->remove_work);
 }
 
-/* vlo_device_exit() - when the module is removed. There are no devices: they hold it. */
+/**
+ * vlo_device_exit() - frees what the module keeps for devices
+ *
+ * No device exists by then: each of them holds the module.
+ *
+ * Context: Process context.
+ */
 void vlo_device_exit(void)
 {
 	ida_destroy(&vlo_ids);

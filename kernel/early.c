@@ -37,7 +37,15 @@ static u32 vlo_slot(const struct vlo_vq *queue, u32 position)
 	return position & (queue->size - 1);
 }
 
-/* vlo_early_make() - slots for a queue of that flag. */
+/**
+ * vlo_early_make() - allocates the slots of a queue with VLO_Q_EARLY
+ * @queue: the queue
+ * @size: entries of its ring
+ *
+ * Context: Holds device->lock.
+ *
+ * Return: 0 or -ENOMEM.
+ */
 int vlo_early_make(struct vlo_vq *queue, u32 size)
 {
 	struct vlo_early *early = kzalloc(sizeof(*early), GFP_KERNEL_ACCOUNT);
@@ -53,12 +61,21 @@ int vlo_early_make(struct vlo_vq *queue, u32 size)
 	return -ENOMEM;
 }
 
-/* vlo_early_free() - the opposite. */
+/**
+ * vlo_early_free() - frees the slots of a queue, if it has any
+ * @queue: the queue
+ *
+ * Context: Holds device->lock.
+ */
 void vlo_early_free(struct vlo_vq *queue)
 {
-	struct vlo_early *early = queue->early;
+	struct vlo_early *early;
 
+	/* A driver that prints just now is in vlo_early_take(), or finds the queue paused. */
+	spin_lock_irq(&queue->avail_lock);
+	early = queue->early;
 	queue->early = NULL;
+	spin_unlock_irq(&queue->avail_lock);
 	if (!early)
 		return;
 	kvfree(early->sizes);
@@ -77,7 +94,7 @@ static bool vlo_early_has_room(const struct vlo_vq *queue)
 		if (early->head - tail < queue->size)
 			return true;
 		if (waited == VLO_EARLY_WAIT_US || early->stalled == tail + 1 ||
-		    !queue->ring.is_active || num_online_cpus() == 1)
+		    queue->avail_paused || !queue->ring.is_active || num_online_cpus() == 1)
 			break;
 		udelay(1);
 	}
@@ -85,9 +102,14 @@ static bool vlo_early_has_room(const struct vlo_vq *queue)
 	return false;
 }
 
-/*
- * vlo_early_take() - copies a request of the driver. The caller completes it, whatever comes.
- * Under avail_lock.
+/**
+ * vlo_early_take() - copies a request of the driver into a slot, or drops it
+ * @queue: the queue
+ * @head: the request, by its head in the driver's ring
+ *
+ * The caller completes it in either case.
+ *
+ * Context: Holds avail_lock.
  */
 void vlo_early_take(struct vlo_vq *queue, u16 head)
 {
@@ -107,7 +129,28 @@ void vlo_early_take(struct vlo_vq *queue, u16 head)
 	early->head++;
 }
 
-/* vlo_early_send() - puts slots that are still to go into the device's ring. Under avail_lock. */
+/* Where the pool has no room, the queue goes on when another request gives pages back. */
+static int vlo_early_place(struct vlo_vq *queue, u32 slot)
+{
+	struct vlo_early *early = queue->early;
+	const u8 *bytes = early->bytes + slot * VLO_EARLY_BYTES;
+	int error = vlo_place_bytes(queue, slot, bytes, early->sizes[slot]);
+
+	if (error != -ENOSPC)
+		return error;
+	set_bit(VLO_STARVED, &queue->bits);
+	smp_mb__after_atomic();	/* as in vlo_place_or_wait() */
+	return vlo_place_bytes(queue, slot, bytes, early->sizes[slot]);
+}
+
+/**
+ * vlo_early_send() - puts slots that are still to go into the device's ring
+ * @queue: the queue
+ *
+ * Context: Holds avail_lock.
+ *
+ * Return: True if there was at least one.
+ */
 bool vlo_early_send(struct vlo_vq *queue)
 {
 	struct vlo_early *early = queue->early;
@@ -120,8 +163,7 @@ bool vlo_early_send(struct vlo_vq *queue)
 		/* The last back end may have completed it out of turn. */
 		if (queue->requests[slot].state != VLO_PREPARED)
 			continue;
-		if (vlo_place_bytes(queue, slot, early->bytes + slot * VLO_EARLY_BYTES,
-				    early->sizes[slot]))
+		if (vlo_early_place(queue, slot))
 			break;
 		queue->counters.forwarded++;
 		queue->counters.out_bytes += early->sizes[slot];
@@ -130,7 +172,13 @@ bool vlo_early_send(struct vlo_vq *queue)
 	return is_new;
 }
 
-/* vlo_early_done() - the back end has used a slot. Under used_lock. */
+/**
+ * vlo_early_done() - the back end has used a slot
+ * @queue: the queue
+ * @slot: the slot
+ *
+ * Context: Holds used_lock.
+ */
 void vlo_early_done(struct vlo_vq *queue, u16 slot)
 {
 	struct vlo_early *early = queue->early;
@@ -145,7 +193,14 @@ void vlo_early_done(struct vlo_vq *queue, u16 slot)
 	smp_store_release(&early->tail, tail);
 }
 
-/* vlo_early_replay() - slots that the last back end did not use are still to go. Paused. */
+/**
+ * vlo_early_replay() - marks slots that the last back end did not use as still to go
+ * @queue: the queue
+ *
+ * Context: Holds device->lock; the queue is paused.
+ *
+ * Return: The number of these slots.
+ */
 u32 vlo_early_replay(struct vlo_vq *queue)
 {
 	struct vlo_early *early = queue->early;

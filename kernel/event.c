@@ -6,11 +6,18 @@
  * an entry in the eventfd's wait queue starts an irq_work, in which drivers find the interrupt
  * context that they expect. No process is in between.
  */
+#include <linux/bottom_half.h>
 #include <linux/file.h>
 #include <linux/slab.h>
 #include "vlo.h"
 
-/* vlo_kick() - wakes the back end. Under avail_lock; @flags: interrupts before that was taken. */
+/**
+ * vlo_kick() - wakes the back end
+ * @queue: the queue
+ * @flags: the state of interrupts before avail_lock was taken
+ *
+ * Context: Holds avail_lock.
+ */
 void vlo_kick(struct vlo_vq *queue, unsigned long flags)
 {
 	lockdep_assert_held(&queue->avail_lock);
@@ -45,7 +52,15 @@ static void vlo_interrupt(struct vlo_vq *queue)
 	if (vlo_get16(READ_ONCE(queue->vring.avail->flags)) & VRING_AVAIL_F_NO_INTERRUPT)
 		return;
 	queue->counters.interrupts++;
+	/*
+	 * On real-time kernels this is a thread. Drivers of networks expect what a handler of
+	 * interrupts has there too: softirqs that they raise run afterwards.
+	 */
+	if (IS_ENABLED(CONFIG_PREEMPT_RT))
+		local_bh_disable();
 	vring_interrupt(0, vq);
+	if (IS_ENABLED(CONFIG_PREEMPT_RT))
+		local_bh_enable();
 }
 
 static void vlo_call_work(struct irq_work *work)
@@ -89,7 +104,12 @@ static void vlo_call_table(struct file *file, wait_queue_head_t *head, poll_tabl
 	add_wait_queue_priority(head, &call->wait);
 }
 
-/* vlo_call_drop() - the eventfd starts nothing any more. Under device->lock. */
+/**
+ * vlo_call_drop() - stops consuming the call eventfd, if there is one
+ * @queue: the queue
+ *
+ * Context: Holds device->lock.
+ */
 void vlo_call_drop(struct vlo_vq *queue)
 {
 	struct vlo_call *call = queue->call;
@@ -108,7 +128,15 @@ void vlo_call_drop(struct vlo_vq *queue)
 	kfree(call);
 }
 
-/* vlo_call_set() - consumes an eventfd from now on. */
+/**
+ * vlo_call_set() - consumes an eventfd from now on
+ * @queue: the queue
+ * @file: the file of the eventfd
+ *
+ * Context: Process context; takes device->lock.
+ *
+ * Return: 0; -EINVAL: @file is not an eventfd; -ENODEV: the device is gone; -ENOMEM.
+ */
 int vlo_call_set(struct vlo_vq *queue, struct file *file)
 {
 	struct vlo_device *device = queue->device;
@@ -142,7 +170,13 @@ int vlo_call_set(struct vlo_vq *queue, struct file *file)
 	return 0;
 }
 
-/* vlo_kick_set() - signals another eventfd from now on, or none. Takes the reference over. */
+/**
+ * vlo_kick_set() - signals another eventfd from now on, or none
+ * @queue: the queue
+ * @kick: the eventfd, whose reference this takes over; or NULL
+ *
+ * Context: Holds device->lock.
+ */
 void vlo_kick_set(struct vlo_vq *queue, struct eventfd_ctx *kick)
 {
 	unsigned long flags;
@@ -154,7 +188,12 @@ void vlo_kick_set(struct vlo_vq *queue, struct eventfd_ctx *kick)
 		eventfd_ctx_put(kick);
 }
 
-/* vlo_event_init() - once for each queue. */
+/**
+ * vlo_event_init() - prepares kick and call of a new queue
+ * @queue: the queue
+ *
+ * Context: Process context.
+ */
 void vlo_event_init(struct vlo_vq *queue)
 {
 	init_irq_work(&queue->call_work, vlo_call_work);

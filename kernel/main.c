@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The module: what is there once, and its parameters. */
 #include <linux/module.h>
+#include <xen/xen.h>
 #include "vlo.h"
 
 /* Drivers are bound and unbound here: they wait for much, memory included. */
@@ -28,6 +29,11 @@ static int __init vlo_init(void)
 {
 	int error = -ENOMEM;
 
+	/* There virtio's addresses are the hypervisor's, or those of copies. */
+	if (xen_domain()) {
+		pr_err("virtio_loopback: not on Xen\n");
+		return -EOPNOTSUPP;
+	}
 	vlo_wq = alloc_workqueue("virtio-loopback", WQ_UNBOUND, 0);
 	vlo_rescue_wq = alloc_workqueue("virtio-loopback-rescue", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
 	vlo_io_wq = alloc_workqueue("virtio-loopback-io", WQ_UNBOUND | WQ_HIGHPRI | WQ_MEM_RECLAIM,

@@ -86,13 +86,29 @@ static int vlo_may_have_ram(void)
 	return security_locked_down(LOCKDOWN_DEV_MEM) ? -EACCES : 0;
 }
 
-/* vlo_may_use() - whether the caller may have the memory of the device. */
+/**
+ * vlo_may_use() - asks whether the caller may have the memory of a device
+ * @device: the device
+ *
+ * Context: Process context.
+ *
+ * Return: 0; -EPERM: the caller lacks a capability; -EACCES: the administrator or the locked-down
+ * kernel does not allow it.
+ */
 int vlo_may_use(const struct vlo_device *device)
 {
 	return vlo_is_direct(device) ? vlo_may_have_ram() : 0;
 }
 
-/* vlo_may_attach() - whether the caller may take the device over. */
+/**
+ * vlo_may_attach() - asks whether the caller may take a device over
+ * @device: the device
+ *
+ * Context: Holds vlo_list_lock.
+ *
+ * Return: 0; -EPERM: the caller is another user, or lacks a capability; or the error of
+ * vlo_may_use().
+ */
 int vlo_may_attach(const struct vlo_device *device)
 {
 	bool is_owner = uid_eq(current_euid(), device->uid) &&
@@ -103,7 +119,13 @@ int vlo_may_attach(const struct vlo_device *device)
 	return vlo_may_have_type(device->vdev.id.device) ?: vlo_may_use(device);
 }
 
-/* vlo_may_have_more() - whether the caller may make another device. Under vlo_list_lock. */
+/**
+ * vlo_may_have_more() - asks whether the caller may create another device
+ *
+ * Context: Holds vlo_list_lock.
+ *
+ * Return: 0, or -EDQUOT if the caller has too many.
+ */
 int vlo_may_have_more(void)
 {
 	struct vlo_device *device;
@@ -124,7 +146,7 @@ static int vlo_check_name(const char *name)
 	if (!length || length == VLO_NAME_SIZE)
 		return -EINVAL;
 	for (i = 0; i < length; i++)
-		if (!isalnum(name[i]) && !strchr("-_.", name[i]))
+		if (!(isascii(name[i]) && isalnum(name[i])) && !strchr("-_.", name[i]))
 			return -EINVAL;
 	return memchr_inv(name + length, 0, VLO_NAME_SIZE - length) ? -EINVAL : 0;
 }
@@ -148,7 +170,16 @@ static int vlo_check_queues(const struct vlo_create *create)
 	return 0;
 }
 
-/* vlo_may_create() - whether the device makes sense, and the caller may make it. */
+/**
+ * vlo_may_create() - checks a device, and whether the caller may create it
+ * @create: the device
+ *
+ * Context: Process context.
+ *
+ * Return: 0; -EPROTO: another version of the interface; -EINVAL: the device makes no sense;
+ * -EAFNOSUPPORT: the module does not accept the type; -EPERM: the caller lacks a capability; or
+ * -EACCES as vlo_may_use().
+ */
 int vlo_may_create(const struct vlo_create *create)
 {
 	if (create->abi_version != VLO_ABI_VERSION)
@@ -168,7 +199,14 @@ int vlo_may_create(const struct vlo_create *create)
 	       (create->flags & VLO_F_DIRECT ? vlo_may_have_ram() : 0);
 }
 
-/* vlo_pool_charge() - counts the pool as locked memory of the caller. */
+/**
+ * vlo_pool_charge() - counts a pool as locked memory of the caller
+ * @pool: the pool
+ *
+ * Context: Process context.
+ *
+ * Return: 0, or -ENOMEM if the caller may not lock as much.
+ */
 int vlo_pool_charge(struct vlo_pool *pool)
 {
 	int error = account_locked_vm(current->mm, pool->page_count, true);
@@ -180,7 +218,12 @@ int vlo_pool_charge(struct vlo_pool *pool)
 	return 0;
 }
 
-/* vlo_pool_uncharge() - the opposite. */
+/**
+ * vlo_pool_uncharge() - takes a pool out of the locked memory of its creator
+ * @pool: the pool
+ *
+ * Context: Process context.
+ */
 void vlo_pool_uncharge(struct vlo_pool *pool)
 {
 	if (!pool->charged)

@@ -2,16 +2,17 @@
 /*
  * Requests, from the driver's ring to the device's and back.
  *
- *   IDLE --> PREPARED --> SENT --> IDLE
- *     |  vlo_pump()         |  vlo_reap()
- *     |                     '-- the session ends: PREPARED, to be placed again
+ *   IDLE --> SENT --> IDLE
+ *     |        |  vlo_reap()
+ *     |        '-- the session ends: PREPARED, to be placed again --> SENT
  *     '-- no back end will come: fails, IDLE
  *
  * vlo_pump() runs in the driver's notification, vlo_reap() in the back end's call, each with a
  * spinlock and interrupts off. Where there is much to copy they hand the queue's half over to a
  * thread (avail_threaded, used_threaded), which copies without either and has the half to itself.
  *
- * To change a session a queue is paused: then neither runs, and no thread has a half.
+ * To change a session a queue is paused: then neither runs, and no thread has a half. Only queues
+ * whose driver busy-waits still take requests, which wait in memory of the kernel's: see early.c.
  */
 #include <linux/nospec.h>
 #include <linux/platform_device.h>
@@ -21,6 +22,9 @@
 
 #define CREATE_TRACE_POINTS
 #include "trace.h"
+
+/* How often the empty buffers of a queue may come back from a dead device. */
+#define VLO_DEAD_FILLS	2
 
 static u16 vlo_mask(const struct vlo_vq *queue, u16 index)
 {
@@ -100,6 +104,10 @@ static void vlo_head_taken(struct vlo_vq *queue)
 		queue->avail_next++;
 }
 
+/*
+ * Does not change the state: a request that finds no room stays in the driver's ring, and is not to
+ * be placed from there and by a replay both.
+ */
 static void vlo_prepare(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 {
 	struct vlo_request *request = &queue->requests[head];
@@ -107,7 +115,6 @@ static void vlo_prepare(struct vlo_vq *queue, u16 head, const struct vlo_shape *
 	/* One that is placed again keeps its turn. */
 	if (request->state == VLO_IDLE)
 		request->serial = ++queue->serial;
-	request->state = VLO_PREPARED;
 	request->in_bytes = shape->in_bytes;
 }
 
@@ -125,6 +132,17 @@ static int vlo_place_or_wait(struct vlo_vq *queue, u16 head, const struct vlo_sh
 	return error;
 }
 
+/* Requests forwarded, or completed, with interrupts off at a time; the others go to a thread. */
+#define VLO_INLINE_REQUESTS	256
+
+/* Bytes that forwarding a request copies or clears. */
+static u64 vlo_forward_bytes(const struct vlo_vq *queue, const struct vlo_shape *shape)
+{
+	if (vlo_is_direct(queue->device))
+		return 0;
+	return (u64)shape->out_bytes + (queue->flags & VLO_Q_SECTORS ? 0 : shape->in_bytes);
+}
+
 enum vlo_step { VLO_DONE, VLO_AGAIN, VLO_TOO_MUCH };
 
 /* Forwards one request of at most @budget bytes to copy. By who has the avail half. */
@@ -139,7 +157,7 @@ static enum vlo_step vlo_pump_one(struct vlo_vq *queue, u32 *budget)
 	error = vlo_measure(queue, head, &shape);
 	if (!error && shape.out_bytes > *budget && !vlo_is_direct(queue->device))
 		return VLO_TOO_MUCH;
-	*budget -= min(*budget, shape.out_bytes);
+	*budget -= min_t(u64, *budget, vlo_forward_bytes(queue, &shape));
 	vlo_prepare(queue, head, &shape);
 	if (!error)
 		error = vlo_place_or_wait(queue, head, &shape);
@@ -170,13 +188,29 @@ static void vlo_tell_back_end(struct vlo_vq *queue, unsigned long flags)
 	}
 }
 
-/* For drivers that busy-wait: they find their requests complete. Under avail_lock. */
+/*
+ * The request has buffers for the device to fill, and nothing else. Many drivers place it again
+ * when it is done, in the same interrupt: without a back end, completing it would never end.
+ */
+static bool vlo_only_fills(struct vlo_vq *queue, u16 head)
+{
+	struct vlo_shape shape;
+
+	return !vlo_measure(queue, head, &shape) && shape.in_bytes && !shape.out_bytes;
+}
+
+/*
+ * For drivers that busy-wait: they find their requests complete, also while the queue is paused or
+ * its device is dead. The thread that goes on from there may need this very processor. Under
+ * avail_lock.
+ */
 static void vlo_pump_early(struct vlo_vq *queue, unsigned long flags)
 {
+	bool can_send = !queue->avail_paused && !READ_ONCE(queue->device->dead);
 	bool is_new = false;
 	u16 head;
 
-	while (vlo_next_head(queue, &head)) {
+	while (vlo_next_head(queue, &head) && !vlo_only_fills(queue, head)) {
 		vlo_head_taken(queue);
 		vlo_early_take(queue, head);
 		spin_lock(&queue->used_lock);
@@ -187,11 +221,24 @@ static void vlo_pump_early(struct vlo_vq *queue, unsigned long flags)
 	}
 	if (is_new)
 		irq_work_queue(&queue->call_work);
-	if (queue->ring.is_active && vlo_early_send(queue))
+	if (can_send && queue->ring.is_active && vlo_early_send(queue))
 		vlo_tell_back_end(queue, flags);
 }
 
-/* No back end will come any more. Under avail_lock. */
+/* Nothing is sent with it: the device is only to fill it. */
+static bool vlo_is_fill(struct vlo_vq *queue, u16 head)
+{
+	struct vlo_shape shape;
+
+	return !vlo_measure(queue, head, &shape) && !shape.out_bytes;
+}
+
+/*
+ * No back end will come any more. Under avail_lock.
+ *
+ * A driver that places empty buffers until its ring is full would never come to an end if each came
+ * back at once, where an adapter has not said VLO_Q_INBOUND. So only that many of them come back.
+ */
 static void vlo_pump_dead(struct vlo_vq *queue)
 {
 	bool has_failed = false;
@@ -199,8 +246,13 @@ static void vlo_pump_dead(struct vlo_vq *queue)
 
 	if (queue->flags & VLO_Q_INBOUND)
 		return;
-	while (vlo_next_head(queue, &head)) {
+	while (vlo_next_head(queue, &head) && !vlo_only_fills(queue, head)) {
 		vlo_head_taken(queue);
+		if (vlo_is_fill(queue, head)) {
+			if (!queue->dead_fills)
+				continue;
+			queue->dead_fills--;
+		}
 		vlo_fail(queue, head);
 		has_failed = true;
 	}
@@ -208,15 +260,23 @@ static void vlo_pump_dead(struct vlo_vq *queue)
 		irq_work_queue(&queue->call_work);
 }
 
-/* vlo_pump() - forwards what the driver has placed. From any context. */
+/**
+ * vlo_pump() - forwards the requests that the driver has placed
+ * @queue: the queue
+ *
+ * Context: Any context.
+ */
 void vlo_pump(struct vlo_vq *queue)
 {
-	u32 budget = READ_ONCE(vlo_inline_bytes);
-	bool is_new = false;
+	u32 budget = READ_ONCE(vlo_inline_bytes), count = 0;
 	unsigned long flags;
 	enum vlo_step step;
 
 	spin_lock_irqsave(&queue->avail_lock, flags);
+	if (queue->early) {
+		vlo_pump_early(queue, flags);
+		goto out;
+	}
 	if (queue->avail_paused || queue->avail_threaded)
 		goto out;
 	if (unlikely(READ_ONCE(queue->device->dead))) {
@@ -225,17 +285,14 @@ void vlo_pump(struct vlo_vq *queue)
 			vlo_pump_dead(queue);
 		goto out;
 	}
-	if (queue->early) {
-		vlo_pump_early(queue, flags);
-		goto out;
-	}
 	if (!queue->ring.is_active)
 		goto out;
-	while ((step = vlo_pump_one(queue, &budget)) == VLO_AGAIN)
-		is_new = true;
-	if (is_new)
+	while (count < VLO_INLINE_REQUESTS &&
+	       (step = vlo_pump_one(queue, &budget)) == VLO_AGAIN)
+		count++;
+	if (count)
 		vlo_tell_back_end(queue, flags);
-	if (step == VLO_TOO_MUCH) {
+	if (step != VLO_DONE) {
 		queue->avail_threaded = true;
 		queue_work(vlo_io_wq, &queue->pump_work);
 	}
@@ -274,13 +331,22 @@ static bool vlo_disown_avail(struct vlo_vq *queue, enum vlo_step step)
 	return is_over;
 }
 
-/* vlo_pump_work() - the same in a thread, for what takes long, or had to wait. */
+/**
+ * vlo_pump_work() - vlo_pump() in a thread, for large copies and after a wait for the pool
+ * @work: pump_work of the queue
+ *
+ * Context: Process context.
+ */
 void vlo_pump_work(struct work_struct *work)
 {
 	struct vlo_vq *queue = container_of(work, struct vlo_vq, pump_work);
 	enum vlo_step step;
 	u32 budget;
 
+	if (READ_ONCE(queue->early)) {
+		vlo_pump(queue);
+		return;
+	}
 	if (!vlo_own_avail(queue))
 		return;
 	do {
@@ -295,14 +361,27 @@ void vlo_pump_work(struct work_struct *work)
 /* The back end is not heard any more. Under used_lock, or by who has the used half. */
 static void vlo_break(struct vlo_vq *queue, u32 id)
 {
-	struct vlo_device *device = queue->device;
-
 	WRITE_ONCE(queue->ring.is_active, false);
 	queue->counters.broken++;
+	queue->broken_id = id;
+	set_bit(VLO_BREAK_UNTOLD, &queue->bits);
+	vlo_post(queue->device, VLO_EVENT_BROKEN);
+}
+
+/*
+ * Reports a broken ring. Without the queue's locks: a console of the kernel's may be on this very
+ * queue, and prints through it.
+ */
+static void vlo_report_break(struct vlo_vq *queue)
+{
+	struct vlo_device *device = queue->device;
+
+	if (likely(!test_bit(VLO_BREAK_UNTOLD, &queue->bits)) ||
+	    !test_and_clear_bit(VLO_BREAK_UNTOLD, &queue->bits))
+		return;
 	dev_warn_ratelimited(&device->parent->dev,
 			     "%s: the back end broke the ring of queue %u: it used entry %u\n",
-			     device->name, queue->index, id);
-	vlo_post(device, VLO_EVENT_BROKEN);
+			     device->name, queue->index, queue->broken_id);
 }
 
 /* The next request that the back end has used, and how much of it; false: none, or nonsense. */
@@ -380,10 +459,15 @@ static u16 vlo_moderate(struct vlo_vq *queue)
 	return ahead;
 }
 
-/* vlo_reap() - passes on what the back end has used. From the call's interrupt. */
+/**
+ * vlo_reap() - passes completed requests on to the driver
+ * @queue: the queue
+ *
+ * Context: Any context; usually the irq_work of the call.
+ */
 void vlo_reap(struct vlo_vq *queue)
 {
-	u32 budget = READ_ONCE(vlo_inline_bytes), bytes, used;
+	u32 budget = READ_ONCE(vlo_inline_bytes), left = VLO_INLINE_REQUESTS, bytes, used;
 	unsigned long flags;
 	u16 head;
 
@@ -391,23 +475,28 @@ void vlo_reap(struct vlo_vq *queue)
 	if (queue->used_paused || queue->used_threaded || !queue->ring.is_active)
 		goto out;
 	do {
-		while (vlo_next_used(queue, &head, &used)) {
+		for (; vlo_next_used(queue, &head, &used); left--) {
 			bytes = vlo_is_direct(queue->device) ? 0 : queue->requests[head].in_bytes;
-			if (bytes > budget) {
-				queue->used_threaded = true;
-				queue_work(vlo_io_wq, &queue->reap_work);
-				if (!(queue->flags & VLO_Q_INBOUND))
-					vlo_publish(queue);
-				goto out;
-			}
+			if (bytes > budget || !left)
+				goto later;
 			budget -= bytes;
 			used = vlo_finish(queue, head, used);
 			vlo_deliver(queue, head, used);
 		}
 		vlo_publish(queue);
+		/* The back end may say that there is more, and take it back, again and again. */
+		if (!left--)
+			goto later;
 	} while (queue->ring.is_active && vlo_ring_arm(&queue->ring, vlo_moderate(queue)));
+	goto out;
+later:
+	queue->used_threaded = true;
+	queue_work(vlo_io_wq, &queue->reap_work);
+	if (!(queue->flags & VLO_Q_INBOUND))
+		vlo_publish(queue);
 out:
 	spin_unlock_irqrestore(&queue->used_lock, flags);
+	vlo_report_break(queue);
 }
 
 /* Gives the used half back where nothing is left. What comes later is seen by vlo_reap(). */
@@ -424,11 +513,17 @@ static bool vlo_disown_used(struct vlo_vq *queue)
 	if (is_over)
 		queue->used_threaded = false;
 	spin_unlock_irqrestore(&queue->used_lock, flags);
+	vlo_report_break(queue);
 	irq_work_queue(&queue->call_work);
 	return is_over;
 }
 
-/* vlo_reap_work() - the same in a thread, for what takes long. */
+/**
+ * vlo_reap_work() - vlo_reap() in a thread, for large copies
+ * @work: reap_work of the queue
+ *
+ * Context: Process context.
+ */
 void vlo_reap_work(struct work_struct *work)
 {
 	struct vlo_vq *queue = container_of(work, struct vlo_vq, reap_work);
@@ -437,6 +532,7 @@ void vlo_reap_work(struct work_struct *work)
 	u16 head;
 
 	do {
+		cond_resched();
 		while (!READ_ONCE(queue->used_paused) && vlo_next_used(queue, &head, &used)) {
 			used = vlo_finish(queue, head, used);
 			spin_lock_irqsave(&queue->used_lock, flags);
@@ -453,7 +549,14 @@ void vlo_reap_work(struct work_struct *work)
 
 /* ---- sessions ---- */
 
-/* vlo_queue_pause() - when this returns, neither half runs, nor will, until it is resumed. */
+/**
+ * vlo_queue_pause() - stops both halves of a queue
+ * @queue: the queue
+ *
+ * When it returns, the device's ring is left alone until vlo_queue_resume().
+ *
+ * Context: Holds device->lock.
+ */
 void vlo_queue_pause(struct vlo_vq *queue)
 {
 	lockdep_assert_held(&queue->device->lock);
@@ -471,7 +574,14 @@ void vlo_queue_pause(struct vlo_vq *queue)
 	queue->used_threaded = false;
 }
 
-/* vlo_queue_resume() - the driver hears what was completed, and is heard. */
+/**
+ * vlo_queue_resume() - lets both halves of a queue run again
+ * @queue: the queue
+ *
+ * The driver hears of requests that were completed meanwhile, and is heard.
+ *
+ * Context: Holds device->lock.
+ */
 void vlo_queue_resume(struct vlo_vq *queue)
 {
 	lockdep_assert_held(&queue->device->lock);
@@ -485,7 +595,12 @@ void vlo_queue_resume(struct vlo_vq *queue)
 	vlo_pump(queue);
 }
 
-/* vlo_queue_harvest() - takes what the back end has used so far. The queue is paused. */
+/**
+ * vlo_queue_harvest() - takes all that the back end has completed so far
+ * @queue: the queue
+ *
+ * Context: Holds device->lock; the queue is paused.
+ */
 void vlo_queue_harvest(struct vlo_vq *queue)
 {
 	u32 used;
@@ -496,11 +611,13 @@ void vlo_queue_harvest(struct vlo_vq *queue)
 		spin_lock_irq(&queue->used_lock);
 		vlo_deliver(queue, head, used);
 		spin_unlock_irq(&queue->used_lock);
+		cond_resched();
 	}
 	spin_lock_irq(&queue->used_lock);
 	vlo_publish(queue);
 	spin_unlock_irq(&queue->used_lock);
 	queue->ring.is_active = false;
+	vlo_report_break(queue);
 }
 
 static int vlo_by_serial(const void *a, const void *b, const void *context)
@@ -512,9 +629,15 @@ static int vlo_by_serial(const void *a, const void *b, const void *context)
 	return first < second ? -1 : first > second;
 }
 
-/*
- * vlo_queue_replay() - what was taken from the driver and not completed is to be placed again, in
- * the order of the driver. The queue is paused, and has been harvested. Returns how much that is.
+/**
+ * vlo_queue_replay() - marks the requests that were not completed as to be placed again
+ * @queue: the queue
+ *
+ * Their order is that of the driver. The queue has been harvested before.
+ *
+ * Context: Holds device->lock; the queue is paused.
+ *
+ * Return: The number of these requests.
  */
 u32 vlo_queue_replay(struct vlo_vq *queue)
 {
@@ -538,7 +661,14 @@ u32 vlo_queue_replay(struct vlo_vq *queue)
 	return count;
 }
 
-/* vlo_queue_fail() - what was to be placed again fails. Returns how much that is. */
+/**
+ * vlo_queue_fail() - fails the requests that were to be placed again
+ * @queue: the queue
+ *
+ * Context: Holds device->lock; the queue is paused.
+ *
+ * Return: The number of these requests.
+ */
 u32 vlo_queue_fail(struct vlo_vq *queue)
 {
 	u32 count = queue->replay_count - queue->replay_at;
@@ -550,7 +680,15 @@ u32 vlo_queue_fail(struct vlo_vq *queue)
 
 /* ---- the driver makes a queue, and takes it away ---- */
 
-/* vlo_queue_show() - a queue is ready. Under device->lock. */
+/**
+ * vlo_queue_show() - the driver has made a queue
+ * @queue: the queue
+ * @vq: the virtqueue, with its ring
+ *
+ * Context: Holds device->lock.
+ *
+ * Return: 0 or -ENOMEM.
+ */
 int vlo_queue_show(struct vlo_vq *queue, struct virtqueue *vq)
 {
 	const struct vring *vring = virtqueue_get_vring(vq);
@@ -566,6 +704,7 @@ int vlo_queue_show(struct vlo_vq *queue, struct virtqueue *vq)
 	queue->size = vring->num;
 	queue->vring = *vring;
 	queue->avail_next = 0;
+	queue->dead_fills = VLO_DEAD_FILLS * vring->num;
 	queue->used_next = 0;
 	queue->replay_at = 0;
 	queue->replay_count = 0;
@@ -584,7 +723,12 @@ int vlo_queue_show(struct vlo_vq *queue, struct virtqueue *vq)
 	return 0;
 }
 
-/* vlo_queue_forget() - the driver takes its ring away. Under device->lock. */
+/**
+ * vlo_queue_forget() - the driver takes its queue away
+ * @queue: the queue
+ *
+ * Context: Holds device->lock.
+ */
 void vlo_queue_forget(struct vlo_vq *queue)
 {
 	vlo_queue_pause(queue);
@@ -594,9 +738,9 @@ void vlo_queue_forget(struct vlo_vq *queue)
 	WRITE_ONCE(queue->vq, NULL);
 	irq_work_sync(&queue->call_work);
 	irq_work_sync(&queue->kick_work);
+	vlo_early_free(queue);
 	kvfree(queue->requests);
 	kvfree(queue->replay);
 	queue->requests = NULL;
 	queue->replay = NULL;
-	vlo_early_free(queue);
 }

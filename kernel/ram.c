@@ -12,6 +12,7 @@
 #include <linux/module.h>
 #include <linux/mount.h>
 #include <linux/pseudo_fs.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include "vlo.h"
 
@@ -47,9 +48,12 @@ static vm_fault_t vlo_region_fault(struct vm_fault *vmf)
 	unsigned long address = vmf->address & PAGE_MASK;
 	unsigned long count, pfn = vmf->pgoff;
 	vm_fault_t result = VM_FAULT_SIGBUS;
+	unsigned int noio;
 
 	/* Inside the lock up to the page table: a revocation finds what was mapped before it. */
 	down_read(&region->lock);
+	/* A revocation must not wait for I/O, which may be that of its dead device. */
+	noio = memalloc_noio_save();
 	if ((u64)pfn << PAGE_SHIFT >= region->size)
 		goto out;
 	if (region->revoked) {
@@ -68,6 +72,7 @@ static vm_fault_t vlo_region_fault(struct vm_fault *vmf)
 			break;
 	}
 out:
+	memalloc_noio_restore(noio);
 	up_read(&region->lock);
 	return result;
 }
@@ -137,7 +142,13 @@ static int vlo_ram_end(struct resource *resource, void *end)
 	return 0;
 }
 
-/* vlo_ram_create() - a file of all RAM, at its physical addresses. */
+/**
+ * vlo_ram_create() - makes a file of all RAM, at its physical addresses
+ *
+ * Context: Process context.
+ *
+ * Return: The file, or an error pointer.
+ */
 struct file *vlo_ram_create(void)
 {
 	struct vlo_region *region;
@@ -164,7 +175,12 @@ struct file *vlo_ram_create(void)
 	return file;
 }
 
-/* vlo_ram_size() - bytes of the file. */
+/**
+ * vlo_ram_size() - the size of such a file
+ * @file: a file of vlo_ram_create()
+ *
+ * Return: Bytes.
+ */
 u64 vlo_ram_size(struct file *file)
 {
 	struct vlo_region *region = file->private_data;
@@ -172,7 +188,14 @@ u64 vlo_ram_size(struct file *file)
 	return region->size;
 }
 
-/* vlo_ram_revoke() - no process sees the RAM through this file any more. */
+/**
+ * vlo_ram_revoke() - takes the RAM away from all processes that have the file
+ * @file: a file of vlo_ram_create()
+ *
+ * Their mappings show one page of zeros from then on.
+ *
+ * Context: Process context.
+ */
 void vlo_ram_revoke(struct file *file)
 {
 	struct vlo_region *region = file->private_data;
@@ -183,14 +206,24 @@ void vlo_ram_revoke(struct file *file)
 	unmap_mapping_range(file->f_mapping, 0, 0, 1);
 }
 
-/* vlo_ram_init() - when the module is loaded. */
+/**
+ * vlo_ram_init() - sets up files of RAM, when the module is loaded
+ *
+ * Context: Process context.
+ *
+ * Return: 0, or a negative error number.
+ */
 int vlo_ram_init(void)
 {
 	vlo_mount = kern_mount(&vlo_fs);
 	return PTR_ERR_OR_ZERO(vlo_mount);
 }
 
-/* vlo_ram_exit() - when it is removed. */
+/**
+ * vlo_ram_exit() - takes files of RAM down, when the module is removed
+ *
+ * Context: Process context.
+ */
 void vlo_ram_exit(void)
 {
 	kern_unmount(vlo_mount);

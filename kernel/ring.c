@@ -30,22 +30,35 @@ static size_t vlo_used_offset(u32 size)
 		     (size + 1) * sizeof(__virtio16), 64);
 }
 
-/* vlo_ring_bytes() - room that a ring of either layout takes. */
+/**
+ * vlo_ring_bytes() - the room that a ring takes, split or packed
+ * @size: entries
+ *
+ * Return: Bytes.
+ */
 size_t vlo_ring_bytes(u32 size)
 {
 	return vlo_used_offset(size) + sizeof(struct vring_used) +
 	       size * sizeof(struct vring_used_elem) + sizeof(__virtio16);
 }
 
-/*
- * vlo_ring_init() - an empty ring in fresh, zeroed memory.
- * @used: requests that were completed since the driver made its ring. The back end begins there: a
- * base other than 0 tells it that the driver is not a new one.
+/**
+ * vlo_ring_init() - an empty ring in fresh, zeroed memory
+ * @ring: the ring
+ * @place: its memory
+ * @address: guest address of its memory
+ * @size: entries
+ * @features: feature bits of rings that the back end has
+ * @used: requests that were completed since the driver made its ring
+ *
+ * The back end begins at @used. A base other than 0 tells it that the driver is not a new one.
+ *
+ * Context: No half of the queue runs.
  */
 void vlo_ring_init(struct vlo_ring *ring, void *place, u64 address, u32 size, u64 features,
 		   u16 used)
 {
-	u16 start;
+	u16 start, i;
 
 	memset(ring, 0, sizeof(*ring));
 	ring->size = size;
@@ -64,6 +77,9 @@ void vlo_ring_init(struct vlo_ring *ring, void *place, u64 address, u32 size, u6
 		ring->avail_wrap = true;
 		ring->used_wrap = true;
 		ring->base = (start | BIT(15)) | (u32)(start | BIT(15)) << 16;
+		/* The first lap leaves these out. As zeros they would look used in the second. */
+		for (i = 0; i < start; i++)
+			ring->slots[i].flags = cpu_to_le16(VLO_AVAIL_FLAG | VLO_USED_FLAG);
 	} else {
 		start = used;
 		ring->desc = place;
@@ -93,7 +109,16 @@ static void vlo_packed_step(u16 *at, bool *wrap, u16 size, u16 count)
 	}
 }
 
-/* vlo_ring_begin() - a request. Its descriptors follow by vlo_ring_put(); then vlo_ring_end(). */
+/**
+ * vlo_ring_begin() - begins a request
+ * @emit: its state until vlo_ring_end(), filled in here
+ * @ring: the ring
+ * @head: its head in the driver's ring
+ *
+ * Its descriptors follow by vlo_ring_put(), then vlo_ring_end().
+ *
+ * Context: By the owner of the avail half.
+ */
 void vlo_ring_begin(struct vlo_emit *emit, struct vlo_ring *ring, u16 head)
 {
 	emit->ring = ring;
@@ -102,7 +127,15 @@ void vlo_ring_begin(struct vlo_emit *emit, struct vlo_ring *ring, u16 head)
 	emit->first = ring->is_packed ? ring->avail_next : head;
 }
 
-/* vlo_ring_put_packed() - as vlo_ring_put(), for a packed ring and its tables. */
+/**
+ * vlo_ring_put_packed() - vlo_ring_put() for a packed ring and its tables
+ * @emit: the request
+ * @address: guest address of the buffer
+ * @size: bytes of the buffer
+ * @flags: VRING_DESC_F_*
+ *
+ * Context: By the owner of the avail half.
+ */
 void vlo_ring_put_packed(struct vlo_emit *emit, u64 address, u32 size, u16 flags)
 {
 	struct vlo_ring *ring = emit->ring;
@@ -127,7 +160,15 @@ void vlo_ring_put_packed(struct vlo_emit *emit, u64 address, u32 size, u16 flags
 	emit->count++;
 }
 
-/* vlo_ring_end() - the request is complete. In a packed ring the back end can see it then. */
+/**
+ * vlo_ring_end() - ends a request
+ * @emit: the request
+ * @head: its head in the driver's ring
+ *
+ * In a packed ring the back end can see it from then on; in a split ring, after vlo_ring_publish().
+ *
+ * Context: By the owner of the avail half.
+ */
 void vlo_ring_end(struct vlo_emit *emit, u16 head)
 {
 	struct vlo_ring *ring = emit->ring;
@@ -147,7 +188,12 @@ void vlo_ring_end(struct vlo_emit *emit, u16 head)
 	vlo_packed_step(&ring->avail_next, &ring->avail_wrap, ring->size, emit->count);
 }
 
-/* vlo_ring_publish() - the back end can see all requests so far. */
+/**
+ * vlo_ring_publish() - shows all requests so far to the back end
+ * @ring: the ring
+ *
+ * Context: By the owner of the avail half.
+ */
 void vlo_ring_publish(struct vlo_ring *ring)
 {
 	if (ring->is_packed)
@@ -170,7 +216,16 @@ static bool vlo_packed_wants_kick(struct vlo_ring *ring, u16 old)
 	return vring_need_event(event, ring->avail_next, old);
 }
 
-/* vlo_ring_wants_kick() - whether the back end asks for a kick after the last requests. */
+/**
+ * vlo_ring_wants_kick() - asks whether the back end waits for a kick
+ * @ring: the ring
+ *
+ * Answers for the requests since the last time it was asked.
+ *
+ * Context: By the owner of the avail half.
+ *
+ * Return: True if it waits.
+ */
 bool vlo_ring_wants_kick(struct vlo_ring *ring)
 {
 	u16 old = ring->avail_kicked;
@@ -201,11 +256,16 @@ static bool vlo_packed_is_used(struct vlo_ring *ring)
 	       !!(flags & VLO_USED_FLAG) == ring->used_wrap;
 }
 
-/*
- * vlo_ring_peek() - the next used entry, without taking it.
- * @sent: requests that are in the ring; a back end cannot have used more.
- * @id, @used: as the back end wrote them, unchecked; @id is U32_MAX where the ring makes no sense.
- * Returns false if there is none.
+/**
+ * vlo_ring_peek() - reads the next used entry, without taking it
+ * @ring: the ring
+ * @sent: requests that are in the ring; a back end cannot have used more
+ * @id: filled in as the back end wrote it, unchecked; U32_MAX where the ring makes no sense
+ * @used: filled in as the back end wrote it, unchecked
+ *
+ * Context: By the owner of the used half.
+ *
+ * Return: False if there is none.
  */
 bool vlo_ring_peek(struct vlo_ring *ring, u32 sent, u32 *id, u32 *used)
 {
@@ -229,7 +289,30 @@ bool vlo_ring_peek(struct vlo_ring *ring, u32 sent, u32 *id, u32 *used)
 	return true;
 }
 
-/* vlo_ring_advance() - takes the entry. @count: descriptors that its request has in the ring. */
+/**
+ * vlo_ring_unseen() - counts what the device has used and the module has not taken yet
+ * @ring: the ring
+ *
+ * Context: Holds used_lock.
+ *
+ * Return: The number; in a packed ring 1 stands for any.
+ */
+u16 vlo_ring_unseen(struct vlo_ring *ring)
+{
+	if (!ring->is_active)
+		return 0;
+	if (ring->is_packed)
+		return vlo_packed_is_used(ring);
+	return vlo_get16(READ_ONCE(ring->used->idx)) - ring->used_next;
+}
+
+/**
+ * vlo_ring_advance() - takes the next used entry
+ * @ring: the ring
+ * @count: descriptors that its request has in the ring
+ *
+ * Context: By the owner of the used half.
+ */
 void vlo_ring_advance(struct vlo_ring *ring, u16 count)
 {
 	if (ring->is_packed)
@@ -238,9 +321,14 @@ void vlo_ring_advance(struct vlo_ring *ring, u16 count)
 		ring->used_next++;
 }
 
-/*
- * vlo_ring_arm() - asks for a call at a used entry: the next one, or the one @ahead of it.
- * True: it is there already.
+/**
+ * vlo_ring_arm() - asks the back end for a call
+ * @ring: the ring
+ * @ahead: used entries to leave without a call before that
+ *
+ * Context: By the owner of the used half.
+ *
+ * Return: True if the back end has used that many already, and may not call.
  */
 bool vlo_ring_arm(struct vlo_ring *ring, u16 ahead)
 {

@@ -13,6 +13,7 @@
 #include <linux/bitmap.h>
 #include <linux/pagemap.h>
 #include <linux/random.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 #include "vlo.h"
@@ -20,7 +21,21 @@
 /* Frames may take three quarters of a pool; else all requests share all of it. */
 #define VLO_FRAMES_SHARE(pages)		((pages) / 4 * 3)
 
-/* vlo_pool_take() - pages in a row; returns the first, or 0 when there is no room. */
+/*
+ * Pages of shared memory count in the memory cgroup by themselves: __GFP_ACCOUNT would count them
+ * twice. Where they are too much START fails, and no process is killed.
+ */
+#define VLO_POOL_GFP	(GFP_KERNEL | __GFP_ZERO | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+
+/**
+ * vlo_pool_take() - takes pages in a row
+ * @pool: the pool
+ * @pages: how many
+ *
+ * Context: Any context.
+ *
+ * Return: The first page, or 0 if the pool has no room.
+ */
 u32 vlo_pool_take(struct vlo_pool *pool, u32 pages)
 {
 	unsigned long flags, page, end = pool->page_count;
@@ -41,7 +56,14 @@ u32 vlo_pool_take(struct vlo_pool *pool, u32 pages)
 	return page;
 }
 
-/* vlo_pool_give() - gives pages back. */
+/**
+ * vlo_pool_give() - gives pages back
+ * @pool: the pool
+ * @page: the first page
+ * @pages: how many
+ *
+ * Context: Any context.
+ */
 void vlo_pool_give(struct vlo_pool *pool, u32 page, u32 pages)
 {
 	unsigned long flags;
@@ -83,7 +105,7 @@ static int vlo_pool_fill(struct vlo_pool *pool)
 	/* A back end that could make it smaller would be killed by its own reads. */
 	SHMEM_I(file_inode(pool->file))->seals |= F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 	for (i = 0; i < pool->page_count; i++) {
-		page = shmem_read_mapping_page_gfp(mapping, i, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+		page = shmem_read_mapping_page_gfp(mapping, i, VLO_POOL_GFP);
 		if (IS_ERR(page))
 			return PTR_ERR(page);
 		pool->pages[i] = page;
@@ -222,25 +244,33 @@ static void vlo_resume_all(struct vlo_device *device)
 			vlo_queue_resume(&device->queues[index]);
 }
 
-/*
- * vlo_session_start() - ends the present session and begins one with new memory.
+/**
+ * vlo_session_start() - ends the present session and begins one with new memory
+ * @device: the device
+ * @session: the session, as the adapter describes it; filled in
  *
- * What the last back end completed is taken from its rings first. What it did not complete is
- * placed again, in the order in which the driver placed it, or fails if the adapter wants that.
+ * The module first takes from the rings what the last back end completed. It places the other
+ * requests again, in the order of the driver, or fails them if the adapter asks for that.
  *
- * Returns -ENODATA when the driver has no queue ready, -EPROTONOSUPPORT when the driver relies on a
- * feature of rings that the back end lacks, -ENOSPC when the pool is too small for the rings,
- * -ENOMEM, -ENODEV.
+ * Context: Process context.
+ *
+ * Return: 0; -EINVAL: @session makes no sense; -ENODATA: the driver has no queue ready;
+ * -EPROTONOSUPPORT: the driver relies on a feature of rings that the back end lacks; -ENOSPC: the
+ * pool is too small for the rings; -ENODEV: the device is dead; -ENOMEM; -EINTR.
  */
 int vlo_session_start(struct vlo_device *device, struct vlo_session *session)
 {
 	struct vlo_pool *pool, *old;
 	struct vlo_layout layout;
 	struct vlo_vq *queue;
+	unsigned int noio;
 	u32 index;
 	int error;
 
+	/* To reclaim memory may be to wait for this very device, which waits for the session. */
+	noio = memalloc_noio_save();
 	pool = vlo_pool_create(device);
+	memalloc_noio_restore(noio);
 	if (IS_ERR(pool))
 		return PTR_ERR(pool);
 	mutex_lock(&device->lock);
@@ -272,12 +302,21 @@ out:
 	return error;
 }
 
-/* vlo_session_end() - no back end is heard any more; requests wait for the next session. */
+/**
+ * vlo_session_end() - ends the present session, if there is one
+ * @device: the device
+ *
+ * The module hears no back end from then on. Requests wait for the next session, or fail where the
+ * device is dead.
+ *
+ * Context: Takes device->lock.
+ */
 void vlo_session_end(struct vlo_device *device)
 {
+	struct vlo_pool *pool;
 	u32 index;
 
-	lockdep_assert_held(&device->lock);
+	mutex_lock(&device->lock);
 	vlo_pause_all(device);
 	for (index = 0; index < device->queue_count; index++) {
 		struct vlo_vq *queue = &device->queues[index];
@@ -290,8 +329,14 @@ void vlo_session_end(struct vlo_device *device)
 		queue->pool = NULL;
 	}
 	/* After this, requests of a dead device may fail: it cannot write into them any more. */
-	vlo_pool_cut_off(device->pool);
-	vlo_pool_free(device->pool);
+	pool = device->pool;
+	vlo_pool_cut_off(pool);
 	WRITE_ONCE(device->pool, NULL);
 	vlo_resume_all(device);
+	mutex_unlock(&device->lock);
+	/*
+	 * This waits for the address space of the adapter, where a page fault may wait for one of
+	 * the requests that have failed only now.
+	 */
+	vlo_pool_free(pool);
 }

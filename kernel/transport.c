@@ -20,7 +20,13 @@
 #define VLO_DRIVER_FEATURES	(BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC) | \
 				 BIT_ULL(VIRTIO_F_VERSION_1) | BIT_ULL(VIRTIO_F_RING_RESET))
 
-/* vlo_post() - tells the adapter. From any context. */
+/**
+ * vlo_post() - reports events to the adapter
+ * @device: the device
+ * @events: VLO_EVENT_*
+ *
+ * Context: Any context.
+ */
 void vlo_post(struct vlo_device *device, u32 events)
 {
 	unsigned long flags;
@@ -133,9 +139,7 @@ static void vlo_reset(struct virtio_device *vdev)
 		vlo_stop_back_end(device, events);
 	else
 		vlo_post(device, events);
-	mutex_lock(&device->lock);
 	vlo_session_end(device);
-	mutex_unlock(&device->lock);
 	vlo_synchronize(vdev);
 }
 
@@ -172,12 +176,14 @@ static void vlo_del_vqs(struct virtio_device *vdev)
 	struct vlo_device *device = to_vlo(vdev);
 	struct virtqueue *vq, *next;
 
-	list_for_each_entry_safe(vq, next, &vdev->vqs, list) {
-		mutex_lock(&device->lock);
+	mutex_lock(&device->lock);
+	list_for_each_entry(vq, &vdev->vqs, list)
 		vlo_queue_forget(vq->priv);
-		mutex_unlock(&device->lock);
+	mutex_unlock(&device->lock);
+	/* A driver whose probe fails late frees its buffers without a reset. */
+	vlo_session_end(device);
+	list_for_each_entry_safe(vq, next, &vdev->vqs, list)
 		vring_del_virtqueue(vq);
-	}
 	vlo_post(device, VLO_EVENT_QUEUES);
 }
 
@@ -265,11 +271,8 @@ static int vlo_disable_vq(struct virtqueue *vq)
 	mutex_unlock(&device->lock);
 	vlo_stop_back_end(device, VLO_EVENT_QUEUES);
 	/* With bounced buffers the other queues go on. */
-	if (vlo_is_direct(device)) {
-		mutex_lock(&device->lock);
+	if (vlo_is_direct(device))
 		vlo_session_end(device);
-		mutex_unlock(&device->lock);
-	}
 	vq->reset = true;
 	return 0;
 }

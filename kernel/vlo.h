@@ -78,24 +78,59 @@
 struct vlo_device;
 struct vlo_vq;
 
-/* The memory of a session: rings, then frames (one for each request), then pages for all. */
+/**
+ * struct vlo_pool - the memory of a session: rings, then frames, then pages for all
+ * @file: shared memory, which the back end maps
+ * @ram: with VLO_F_DIRECT, the host's RAM, until the session ends
+ * @pages: its pages
+ * @page_count: how many
+ * @room: how many of them are behind rings and frames
+ * @base: the pages in a row, for the kernel
+ * @address: guest address of the first byte
+ * @charged: the address space whose locked memory it counts as
+ * @key: of the marks, see bounce.c
+ * @lock: guards @map and @hint
+ * @map: a bit for each page that is in use
+ * @hint: where to look for free pages first
+ */
 struct vlo_pool {
-	struct file *file;		/* shared memory: what the back end maps */
-	struct file *ram;		/* VLO_F_DIRECT: the host's RAM, until the session ends */
+	struct file *file;
+	struct file *ram;
 	struct page **pages;
 	u32 page_count;
-	u32 room;			/* pages behind rings and frames */
-	void *base;			/* the pages in a row, for the kernel */
-	u64 address;			/* guest address of the first byte */
-	struct mm_struct *charged;	/* whose locked memory it counts as */
-	u64 key[2];			/* of the marks: see bounce.c */
+	u32 room;
+	void *base;
+	u64 address;
+	struct mm_struct *charged;
+	u64 key[2];
 
 	spinlock_t lock;		/* map, hint */
-	unsigned long *map;		/* a bit for each page that is in use */
+	unsigned long *map;
 	u32 hint;
 };
 
-/* The device's ring, as its driver sees it. See ring.c. */
+/**
+ * struct vlo_ring - the device's ring, as its driver sees it; see ring.c
+ * @is_active: the back end is heard
+ * @is_packed: the layout
+ * @has_event_idx: the back end has EVENT_IDX
+ * @size: entries
+ * @desc: split: the descriptor area
+ * @avail: split: the driver area
+ * @used: split: the device area
+ * @slots: packed: the descriptor area
+ * @driver_event: packed: the driver area
+ * @device_event: packed: the device area
+ * @descriptor: guest address of the descriptor area
+ * @driver: guest address of the driver area
+ * @device: guest address of the device area
+ * @base: where the back end starts, as SET_VRING_BASE has it
+ * @avail_next: where the next request goes
+ * @avail_kicked: @avail_next at the last look at the device's wishes
+ * @avail_wrap: packed: the wrap counter there
+ * @used_next: where the next used entry comes
+ * @used_wrap: packed: the wrap counter there
+ */
 struct vlo_ring {
 	bool is_active;
 	bool is_packed;
@@ -113,43 +148,74 @@ struct vlo_ring {
 			struct vring_packed_desc_event *device_event;
 		};
 	};
-	u64 descriptor, driver, device;	/* guest addresses of the three */
-	u32 base;			/* as SET_VRING_BASE has it */
+	u64 descriptor, driver, device;
+	u32 base;
 	/* avail_lock */
 	u16 avail_next;
-	u16 avail_kicked;		/* avail_next at the last look at the device's wishes */
+	u16 avail_kicked;
 	bool avail_wrap;
 	/* used_lock */
 	u16 used_next;
 	bool used_wrap;
 };
 
+/**
+ * enum vlo_state - state of a request
+ * @VLO_IDLE: not placed by the driver, or completed
+ * @VLO_PREPARED: to be placed: again, or from a slot (early.c)
+ * @VLO_SENT: in the device's ring
+ */
 enum vlo_state {
-	VLO_IDLE,			/* not placed by the driver, or completed */
-	VLO_PREPARED,			/* taken from the driver's ring, not yet in the device's */
-	VLO_SENT,			/* in the device's ring */
+	VLO_IDLE,
+	VLO_PREPARED,
+	VLO_SENT,
 };
 
 #define VLO_IN_PARTS	2	/* buffers to write into that are remembered until the end */
 
+/**
+ * struct vlo_in - a buffer for the device to write into
+ * @origin: the driver's buffer
+ * @at: where the buffer lies in the place of its request
+ * @size: bytes
+ */
 struct vlo_in {
-	void *origin;			/* the driver's buffer */
-	u32 at, size;			/* in the place */
+	void *origin;
+	u32 at, size;
 };
 
-/* A request that the driver has placed, by its head in the driver's ring. */
+/**
+ * struct vlo_request - a request that the driver has placed, by its head in the driver's ring
+ * @serial: order of placing
+ * @seed: of the marks in its buffers
+ * @page: first page of its place in the pool
+ * @pages: pages that it has taken; 0: it lies in its frame, or has no place
+ * @small: where small buffers begin in its place, see bounce.c
+ * @in_bytes: bytes that the device may write
+ * @in_count: buffers that the device may write into
+ * @in: the first of these buffers
+ * @count: descriptors in the device's ring
+ * @state: enum vlo_state; the two halves hand it over
+ */
 struct vlo_request {
-	u64 serial;			/* order of placing */
-	u64 seed;			/* of the marks in its buffers */
-	u32 page, pages;		/* its place in the pool; 0 pages: its frame, or none */
-	u32 small;			/* where small buffers begin in it: see bounce.c */
-	u32 in_bytes;			/* bytes that the device may write */
-	u32 in_count;			/* buffers that it may write into */
+	u64 serial;
+	u64 seed;
+	u32 page, pages;
+	u32 small;
+	u32 in_bytes;
+	u32 in_count;
 	struct vlo_in in[VLO_IN_PARTS];
-	u16 count;			/* descriptors in the device's ring */
-	u8 state;			/* enum vlo_state; the two halves hand it over */
+	u16 count;
+	u8 state;
 };
 
+/**
+ * struct vlo_call - the entry in the wait queue of a call eventfd
+ * @queue: the queue
+ * @eventfd: the eventfd
+ * @wait: the entry
+ * @table: adds the entry
+ */
 struct vlo_call {
 	struct vlo_vq *queue;
 	struct eventfd_ctx *eventfd;
@@ -157,6 +223,21 @@ struct vlo_call {
 	poll_table table;
 };
 
+/**
+ * struct vlo_counters - what a queue did; debugfs shows it
+ * @forwarded: requests placed in the device's ring
+ * @completed: requests that the back end completed
+ * @failed: requests that the module failed
+ * @dropped: requests of a VLO_Q_EARLY queue that found no room
+ * @replayed: requests placed again in a later session
+ * @out_bytes: bytes copied to the back end
+ * @in_bytes: bytes copied from the back end
+ * @kicks: kicks signalled
+ * @interrupts: callbacks of the driver
+ * @starved: waits for a pool that was full
+ * @overstated: lengths that the back end claimed and had not written
+ * @broken: sessions that the back end broke here
+ */
 struct vlo_counters {
 	u64 forwarded, completed, failed, dropped, replayed;
 	u64 out_bytes, in_bytes;
@@ -166,39 +247,80 @@ struct vlo_counters {
 /* Bits of vlo_vq.bits */
 #define VLO_INTERRUPT_DUE	0	/* completions that the driver was not told of */
 #define VLO_STARVED		1	/* requests wait for room in the pool */
+#define VLO_BREAK_UNTOLD	2	/* a broken ring that the log does not tell of yet */
 
+/**
+ * struct vlo_vq - a queue
+ * @device: its device
+ * @index: its number
+ * @flags: VLO_Q_*
+ * @bits: VLO_INTERRUPT_DUE, VLO_STARVED, VLO_BREAK_UNTOLD
+ * @is_ready: the driver has made it
+ * @vq: the driver's virtqueue
+ * @vring: the driver's ring
+ * @size: entries of it
+ * @requests: by head
+ * @replay: heads to place before new ones, oldest first
+ * @pool: memory of the present session; NULL: the queue is not in it
+ * @ring: the device's ring
+ * @frames: first page of the frames; 0: none
+ * @early: with VLO_Q_EARLY: see early.c
+ * @avail_lock: guards the avail half
+ * @avail_paused: the avail half does not run
+ * @avail_threaded: pump_work goes on with the avail half, and nothing else does
+ * @avail_next: next entry of the driver's available ring
+ * @replay_at: first entry of @replay that is still to go
+ * @replay_count: entries of @replay
+ * @serial: of the last request
+ * @kick: the eventfd of the back end, or NULL
+ * @used_lock: guards the used half
+ * @used_paused: the used half does not run
+ * @used_threaded: reap_work goes on with the used half, and nothing else does
+ * @used_next: next entry of the driver's used ring
+ * @broken_id: what the back end used that made no sense
+ * @sent: requests in the device's ring
+ * @call: the call eventfd, or NULL
+ * @call_work: runs vlo_reap() and the driver's callback
+ * @kick_work: a kick that had to wait
+ * @call_timer: looks for used entries that were left without a call
+ * @pump_work: the avail half in a thread
+ * @reap_work: the used half in a thread
+ * @counters: what it did
+ */
 struct vlo_vq {
 	struct vlo_device *device;
 	u32 index;
-	u8 flags;			/* VLO_Q_* */
+	u8 flags;
 	unsigned long bits;
 
 	/* device->lock; and what runs the queue, while it is not paused */
 	bool is_ready;
 	struct virtqueue *vq;
-	struct vring vring;		/* the driver's ring */
+	struct vring vring;
 	u32 size;
-	struct vlo_request *requests;	/* by head */
-	u16 *replay;			/* heads to place before new ones, oldest first */
+	struct vlo_request *requests;
+	u16 *replay;
 	struct vlo_pool *pool;
-	struct vlo_ring ring;		/* the device's ring */
-	u32 frames;			/* first page of the frames; 0: none */
-	struct vlo_early *early;	/* VLO_Q_EARLY: see early.c */
+	struct vlo_ring ring;
+	u32 frames;
+	struct vlo_early *early;
 
 	spinlock_t avail_lock ____cacheline_aligned_in_smp;
 	bool avail_paused;
-	bool avail_threaded;		/* pump_work goes on, and nothing else */
-	u16 avail_next;			/* next entry of the driver's available ring */
+	bool avail_threaded;
+	u16 avail_next;
 	u16 replay_at, replay_count;
+	u16 dead_fills;			/* see vlo_pump_dead() */
 	u64 serial;
 	struct eventfd_ctx *kick;
 
 	spinlock_t used_lock ____cacheline_aligned_in_smp;
 	bool used_paused;
-	bool used_threaded;		/* reap_work goes on, and nothing else */
-	u16 used_next;			/* next entry of the driver's used ring */
+	bool used_threaded;
+	u16 used_next;
+	u32 broken_id;
 
-	atomic_t sent;			/* requests in the device's ring */
+	atomic_t sent;
 	struct vlo_call *call;		/* device->lock */
 	struct irq_work call_work;
 	struct irq_work kick_work;
@@ -208,6 +330,51 @@ struct vlo_vq {
 	struct vlo_counters counters;
 };
 
+/**
+ * struct vlo_device - a device
+ * @vdev: the device for the driver core
+ * @refs: see the top
+ * @list: entry in vlo_list
+ * @parent: the platform device above @vdev
+ * @debugfs: its file in debugfs
+ * @name: unique
+ * @id: number of the platform device + 1; 0: none
+ * @flags: VLO_F_*
+ * @queue_count: number of @queues
+ * @config_size: bytes of @config in use
+ * @takeover_ms: as at creation
+ * @stop_ms: as at creation
+ * @call_us: as at creation
+ * @features: offered to the driver
+ * @pool_size: bytes of a session's memory
+ * @queue_sizes: as at creation
+ * @uid: the user who created it, see policy.c
+ * @user_ns: the user namespace of that user
+ * @owner: the open file of its adapter, or NULL
+ * @condemned: it cannot be taken over any more
+ * @lock: see the top
+ * @queues: its queues
+ * @pool: of the present session; NULL: none
+ * @session: number of the present session, or of the last one
+ * @state_lock: see the top
+ * @status: device status, as the driver wrote it
+ * @events: VLO_EVENT_* that the adapter has not read
+ * @sequence: number of the last event that wants VLO_ACK
+ * @acked: number of the last one acknowledged; if it differs, the driver waits
+ * @generation: of config space
+ * @config: config space
+ * @wait: adapters and drivers that wait
+ * @dead: set once, by vlo_kill()
+ * @gone: set once, at the end of vlo_remove_work()
+ * @known: the driver core knows @vdev: its locks are there
+ * @registered: @vdev is registered; set by register_work, read by remove_work
+ * @removing: bit 0: remove_work has begun
+ * @register_work: registers @vdev
+ * @remove_work: removes it
+ * @free_work: frees the device
+ * @fail_work: ends the session of a dead device
+ * @orphan_work: kills a device that no adapter took over in time
+ */
 struct vlo_device {
 	struct virtio_device vdev;
 	struct kref refs;
@@ -220,39 +387,44 @@ struct vlo_device {
 	u64 features;
 	u64 pool_size;
 	u16 queue_sizes[VLO_QUEUES_MAX];
-	kuid_t uid;			/* of who made it: see policy.c */
+	kuid_t uid;
 	struct user_namespace *user_ns;
 
 	/* vlo_list_lock */
 	struct vlo_handle *owner;
-	bool condemned;			/* it cannot be taken over any more */
+	bool condemned;
 
 	struct mutex lock;		/* see the top */
 	struct vlo_vq *queues;
-	struct vlo_pool *pool;		/* of the present session; NULL: none */
-	u32 session;			/* number of the present session, or the last */
+	struct vlo_pool *pool;
+	u32 session;
 
 	spinlock_t state_lock;		/* see the top */
 	u8 status;
-	u32 events, sequence, acked;	/* acked != sequence: the driver waits */
+	u32 events, sequence, acked;
 	u32 generation;
 	u8 config[VLO_CONFIG_SIZE_MAX];
 	wait_queue_head_t wait;
 
-	bool dead;			/* set once, by vlo_kill() */
-	bool gone;			/* set once, at the end of vlo_remove_work() */
-	bool known;			/* the driver core knows vdev: its locks are there */
-	bool registered;		/* register_work, then remove_work */
-	unsigned long removing;		/* bit 0 */
+	bool dead;
+	bool gone;
+	bool known;
+	bool registered;
+	unsigned long removing;
 	struct work_struct register_work, remove_work, free_work, fail_work;
 	struct delayed_work orphan_work;
 };
 
-/* An open file. Its device is set once and stays. */
+/**
+ * struct vlo_handle - an open file
+ * @lock: held to set @device
+ * @device: set once, and stays
+ * @process: the adapter that has set @device
+ */
 struct vlo_handle {
 	struct mutex lock;		/* setting device */
 	struct vlo_device *device;
-	struct pid *process;		/* the adapter: of who has set device */
+	struct pid *process;
 };
 
 static inline struct vlo_device *to_vlo(struct virtio_device *vdev)
@@ -334,12 +506,21 @@ void vlo_pump_work(struct work_struct *work);
 void vlo_reap_work(struct work_struct *work);
 
 /* ring.c: the device's ring */
+
+/**
+ * struct vlo_emit - a request on its way into the device's ring
+ * @ring: the ring
+ * @table: an indirect table, or NULL
+ * @first: where the chain begins
+ * @count: descriptors so far, in ring or table
+ * @first_flags: packed: flags of the first descriptor, which are written last
+ */
 struct vlo_emit {
 	struct vlo_ring *ring;
-	struct vring_desc *table;	/* an indirect table, or NULL */
-	u16 first;			/* where the chain begins */
-	u16 count;			/* descriptors so far, in ring or table */
-	__le16 first_flags;		/* packed: of the first, which is written last */
+	struct vring_desc *table;
+	u16 first;
+	u16 count;
+	__le16 first_flags;
 };
 
 size_t vlo_ring_bytes(u32 size);
@@ -351,13 +532,20 @@ void vlo_ring_end(struct vlo_emit *emit, u16 head);
 void vlo_ring_publish(struct vlo_ring *ring);
 bool vlo_ring_wants_kick(struct vlo_ring *ring);
 bool vlo_ring_peek(struct vlo_ring *ring, u32 sent, u32 *id, u32 *used);
+u16 vlo_ring_unseen(struct vlo_ring *ring);
 void vlo_ring_advance(struct vlo_ring *ring, u16 count);
 bool vlo_ring_arm(struct vlo_ring *ring, u16 ahead);
 
-/*
- * vlo_ring_put() - the next descriptor of a request.
- * @index, @next: where the driver's ring has it and the one after it; for split rings.
- * @flags: VRING_DESC_F_*.
+/**
+ * vlo_ring_put() - the next descriptor of a request
+ * @emit: the request
+ * @index: split: where the driver's ring has the descriptor
+ * @next: split: where the driver's ring has the one after it
+ * @address: guest address of the buffer
+ * @size: bytes of the buffer
+ * @flags: VRING_DESC_F_*
+ *
+ * Context: By the owner of the avail half.
  */
 static inline void vlo_ring_put(struct vlo_emit *emit, u16 index, u16 next, u64 address, u32 size,
 				u16 flags)
@@ -382,20 +570,40 @@ static inline void vlo_ring_put(struct vlo_emit *emit, u16 index, u16 next, u64 
 }
 
 /* bounce.c: buffers */
+
 #define VLO_PARTS	4	/* buffers that are remembered between two looks at a chain */
 
+/**
+ * struct vlo_part - a buffer of a request
+ * @origin: the driver's buffer
+ * @size: bytes
+ * @flags: of the descriptor
+ * @index: where the driver's table has the descriptor
+ * @next: where the driver's table has the next one
+ */
 struct vlo_part {
-	void *origin;			/* the driver's buffer */
+	void *origin;
 	u32 size;
-	u16 flags, index, next;		/* of the descriptor, and where the driver's table has it */
+	u16 flags, index, next;
 };
 
+/**
+ * struct vlo_shape - what a request is like
+ * @parts: its first buffers; the last entry is scratch
+ * @count: buffers in all
+ * @is_indirect: the driver uses an indirect table
+ * @table: where an indirect table begins in the place
+ * @small: where small buffers begin in the place
+ * @bytes: bytes of the place
+ * @out_bytes: bytes that the driver sends
+ * @in_bytes: bytes that the device may write
+ */
 struct vlo_shape {
 	struct vlo_part parts[VLO_PARTS + 1];
 	u32 count;
 	bool is_indirect;
-	u32 table, small;		/* where they begin in the place */
-	u32 bytes;			/* of the place */
+	u32 table, small;
+	u32 bytes;
 	u32 out_bytes, in_bytes;
 };
 

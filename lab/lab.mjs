@@ -33,7 +33,7 @@ Jobs: ${JOBS.join(', ')}
   shell   an interactive shell in the guest; with --command <line>, that line instead
 And without a guest:
   build   only build the kernel module
-  lint    checkpatch --strict and sparse over the kernel module
+  lint    checkpatch --strict, sparse and kernel-doc over the kernel module
   setup   only build what a run needs
   debug-kernel  only build the kernel of --kernel debug, or of --kernel debug-kcsan
                 (10 to 30 minutes, once)
@@ -54,7 +54,7 @@ And without a guest:
   --memory <MiB>         (default: 2048)
   --cpus <count>         (default: 2)
   --icount               the guest's clock counts instructions and not time: figures do not depend
-                         on what else this machine does. Slow (default for: instructions)
+                         on what else this machine does. Slow (default for: instructions, latency)
   --cpu-model <model>    processor, as QEMU's -cpu names it (default: max; with --icount the same
                          without instructions that copy memory, as each byte would count as one)
   --results <folder>     where console, output and results go (default: in the cache)
@@ -74,7 +74,7 @@ const TIMEOUT = 900;
 /** Of the host's time: the guest has a time of its own. */
 const TIMEOUT_ICOUNT = 7200;
 /** The jobs that count instructions. */
-const ICOUNT_JOBS = ['instructions'];
+const ICOUNT_JOBS = ['instructions', 'latency'];
 const STATUS_FAILED = 1;
 const STATUS_USAGE = 2;
 

@@ -6,6 +6,7 @@
 #   build-TREE               Debian tree with compilers for all architectures of its suite's kernels
 #   source                   sid's kernel source, for checkpatch, the debug kernel and drivers
 #   source-NUMBER            the virtio drivers of another kernel's source
+#   docs                     Debian sid tree with Python, and kernel-doc of the part "source"
 # ARCH is x86-64, arm64 or riscv64. VERSION is newest (sid's kernel) or the number of a kernel in
 # another suite (5.10, 6.1, 6.12, 7.2, 7.3); with "-rt" behind it, the real-time kernel. TREE is
 # newest, 6.12 (also for the backports to trixie), 6.1 or 5.10. The folder is $VLO_LAB, else
@@ -24,7 +25,7 @@ set -euo pipefail
 
 # Count up when the recipe of a part changes: it is built anew then. The kernels' have
 # initramfs-init in them; KIND-VERSION is for a change that means nothing to the other versions.
-declare -A RECIPES=([kernel-5.10]=2 [qemu]=1 [root]=4 [kernel]=1 [build]=1 [source]=1)
+declare -A RECIPES=([kernel-5.10]=2 [qemu]=1 [root]=4 [kernel]=1 [build]=1 [source]=1 [docs]=1)
 declare -A DEBIAN=([x86-64]=amd64 [arm64]=arm64 [riscv64]=riscv64)
 declare -A SUITE=(
   [newest]=sid [5.10]=bullseye [6.1]=bookworm [6.12]=trixie [7.2]=trixie-backports
@@ -78,7 +79,7 @@ not_there() {
 read_part() {
   PART=$1 KIND=${1%%-*} ARCH='' VERSION='' REALTIME=''
   case $1 in
-    qemu | source) ;;
+    qemu | source | docs) ;;
     root-*) ARCH=${1#root-} ;;
     build-*) VERSION=${1#build-} ;;
     source-*) VERSION=${1#source-} ;;
@@ -219,6 +220,16 @@ source_part() {
   [[ -n $VERSION ]] || wanted+=('*/scripts' '*/Documentation/dev-tools')
   tar -x -C "$1/tree" --strip-components=1 -f "$1/linux-source.tar.xz" --wildcards "${wanted[@]}"
   [[ -z $VERSION ]] || rm "$1/linux-source.tar.xz"
+}
+
+# kernel-doc needs more of Python than the build tree has.
+docs_part() {
+  local archive=$LAB/source/linux-source.tar.xz
+  [[ -e $archive ]] || fail "$PART needs source"
+  bootstrap extract sid "$1/tree" --include=bash,coreutils,python3
+  mkdir -p "$1/tree"/{proc,dev,tmp,mnt/{module,kernel}} "$1/kernel"
+  tar -x -C "$1/kernel" --strip-components=1 -f "$archive" --wildcards \
+    '*/tools/docs/kernel-doc' '*/tools/lib/python/*'
 }
 
 # Names the packages of a kernel in a suite, and downloads them: F is its flavour, A its

@@ -39,11 +39,13 @@ export const hasModule = () => existsSync(join(SOURCE, 'Kbuild'));
 
 const isSource = (name) => /\.[ch]$|^Kbuild$|^Makefile$/.test(name);
 
-function sourceFiles() {
-  return readdirSync(SOURCE, { recursive: true, encoding: 'utf8' })
-    .filter((path) => isSource(path.split('/').at(-1)))
-    .sort();
-}
+const sourceFiles = () => readdirSync(SOURCE).filter(isSource).sort();
+
+/** Programs that test the module; they are no part of it. */
+const selftestFiles = () =>
+  readdirSync(join(SOURCE, 'selftests'))
+    .filter((name) => /\.[ch]$/.test(name))
+    .map((name) => join('selftests', name));
 
 /**
  * What a kernel for the guest consists of. `version` is what `--kernel` calls it, `tree` the part
@@ -152,6 +154,8 @@ export function buildDriver(kernel, name) {
 
 /** Rules for drivers in the newest kernel's own tree; ours serves several kernels. */
 const CHECKPATCH_IGNORE = ['LINUX_VERSION_CODE', 'CONSTANT_COMPARISON', 'ALLOC_WITH_SIZEOF'];
+/** Programs lack the kernel's macros; and a test's macros print what they are given. */
+const SELFTEST_IGNORE = ['BIT_MACRO', 'MACRO_ARG_REUSE', 'MACRO_ARG_PRECEDENCE', 'VOLATILE'];
 /** The macros for tracepoints are written as in include/trace/events. */
 const TRACE_HEADER = 'trace.h';
 const TRACE_IGNORE = ['PARENTHESIS_ALIGNMENT', 'OPEN_ENDED_LINE'];
@@ -175,11 +179,25 @@ function checkpatch(kernel, scratch, files, ignored) {
   return status === 0 || lines.length > 0 ? lines : ['checkpatch failed'];
 }
 
-/** Runs checkpatch and sparse over the module; returns the complaints, none when it is clean. */
+/** What kernel-doc says of some files, a line each. */
+function kernelDoc(scratch, files) {
+  const { status, output } = inTree('docs', part('docs', 'kernel'), scratch, [
+    ...['python3', '-B', '/mnt/kernel/tools/docs/kernel-doc', '-none', '-Wall'],
+    ...files,
+  ]);
+  const lines = output.split('\n').filter((line) => line !== '');
+  return status === 0 || lines.length > 0 ? lines : ['kernel-doc failed'];
+}
+
+/**
+ * Runs checkpatch, sparse and kernel-doc over the module; returns the complaints, none when it is
+ * clean.
+ */
 export function lintModule(kernel) {
   if (!hasModule()) throw new LabError('there is no kernel/Kbuild in this checkout');
-  needParts([kernel.tree, 'source']);
+  needParts([kernel.tree, 'source', 'docs']);
   const scratch = scratchCopy();
+  for (const path of selftestFiles()) cpSync(join(SOURCE, path), join(scratch, path));
   try {
     const files = sourceFiles().filter((path) => /\.[ch]$/.test(path));
     const sparse = inTree(kernel.tree, kernel.build, scratch, [
@@ -200,6 +218,8 @@ export function lintModule(kernel) {
         CHECKPATCH_IGNORE,
       ),
       ...checkpatch(kernel, scratch, [TRACE_HEADER], [...CHECKPATCH_IGNORE, ...TRACE_IGNORE]),
+      ...checkpatch(kernel, scratch, selftestFiles(), [...CHECKPATCH_IGNORE, ...SELFTEST_IGNORE]),
+      ...kernelDoc(scratch, files),
       // Sparse also complains about the kernel's own headers, which are not ours to change.
       ...sparse.output.split('\n').filter((line) => {
         return /(warning|error):/.test(line) && files.some((path) => line.includes(path));

@@ -1,17 +1,19 @@
 /**
- * What goes wrong in the life of a device, at random: back ends and adapters that are killed,
- * modules that are to be removed, devices that go under load, and back ends that turn against the
- * driver. Nothing may hang, no data may be lost or wrong where somebody takes over, and requests
- * fail and the device goes where nobody does.
+ * Breaks things in the life of a device, at random: back ends and adapters that are killed, hang or
+ * are replaced; modules that are to be removed; devices that go under load; back ends that turn
+ * against the driver. Nothing may hang. Data is not lost and not wrong where another process takes
+ * over; else requests fail and the device goes.
  *
- *   npm run lab -- chaos [-- --rounds 50 --seed 1 --from 1 --only 'adapter killed']
+ *   npm run lab -- chaos [-- --rounds 50 --seed 1 --from 1 --only 'adapter killed|hangs']
  *
- * All kinds of rounds come in a random order, then again in another one. Disks that have survived
- * serve the next round as well.
+ * `--only` is a regular expression for titles of rounds; after `--minutes` no other begins. All
+ * kinds of rounds come in a random order, then again in another one. What a round draws depends on
+ * the seed and its number alone. Disks that have survived serve the next round as well.
  */
 
 import { parseArgs } from 'node:util';
 import { HOSTILE_ROUNDS } from './support/chaos-hostile.mjs';
+import { REPLACE_ROUNDS } from './support/chaos-replace.mjs';
 import { ROUNDS } from './support/chaos-rounds.mjs';
 import { LIMITS, Load, Stand, settle, TooShort } from './support/chaos-stand.mjs';
 import { check, fact } from './support/checks.mjs';
@@ -24,6 +26,9 @@ const ROUND_MS = 300_000;
 /** fio is to have that much to do, in seconds, on a disk that nothing happens to. */
 const LOAD_S = 3;
 const LOOPS_MAX = 40;
+/** Rounds with one seed, before those with the next begin anew. */
+const ROUNDS_MAX = 10_000;
+const ALL_ROUNDS = [...ROUNDS, ...REPLACE_ROUNDS, ...HOSTILE_ROUNDS];
 /** A round that takes longer had too much to do: the machine has other work as well. */
 const SLOW_MS = 40_000;
 
@@ -35,10 +40,12 @@ function readOptions(words) {
       seed: { type: 'string', default: '1' },
       from: { type: 'string', default: '1' },
       only: { type: 'string', default: '' },
+      minutes: { type: 'string', default: `${24 * 60}` },
     },
   });
-  const { rounds, seed, from, only } = values;
-  return { rounds: Number(rounds), seed: Number(seed), from: Number(from), only };
+  const { rounds, seed, from, only, minutes } = values;
+  const end = performance.now() + Number(minutes) * 60_000;
+  return { rounds: Number(rounds), seed: Number(seed), from: Number(from), only, end };
 }
 
 /** Disks that outlive a round, by their layout. */
@@ -51,11 +58,11 @@ class Stands {
     return this.known.size;
   }
 
-  async get({ memory, ring }) {
-    const key = `${memory} ${ring}`;
+  async get(layout) {
+    const key = Object.values(layout).join(' ');
     let stand = this.known.get(key);
     if (stand === undefined) {
-      stand = await new Stand({ memory, ring }).up();
+      stand = await new Stand(layout).up();
       this.known.set(key, stand);
     }
     return stand;
@@ -72,8 +79,7 @@ class Stands {
 
 class Chaos {
   constructor(seed) {
-    this.random = generator(seed);
-    // Of its own, so that the order does not depend on what happens in a round.
+    this.seed = seed;
     this.order = generator(seed);
     this.stands = new Stands();
     this.loops = 1;
@@ -93,15 +99,17 @@ class Chaos {
 
   draw(only) {
     if (this.deck.length === 0) {
-      const kinds = [...ROUNDS, ...HOSTILE_ROUNDS].filter(({ title }) => title.includes(only));
-      if (kinds.length === 0) throw new Error(`no round is called '${only}'`);
+      const kinds = ALL_ROUNDS.filter(({ title }) => new RegExp(only).test(title));
+      if (kinds.length === 0) throw new Error(`no round's title matches '${only}'`);
       this.deck = this.order.shuffle(kinds);
     }
     return this.deck.pop();
   }
 
   /** A round; with more for fio to do, when it was done before anything happened. */
-  async play(kind) {
+  async play(kind, round) {
+    // Of its own, so that it does not depend on what happened in other rounds.
+    this.random = generator(this.seed * ROUNDS_MAX + round);
     for (;;) {
       const since = performance.now();
       try {
@@ -147,7 +155,7 @@ class Chaos {
 }
 
 export default async function chaos(words) {
-  const { rounds, seed, from, only } = readOptions(words);
+  const { rounds, seed, from, only, end } = readOptions(words);
   const game = new Chaos(seed);
   fact('seed', seed);
   await check('the module loads', async () => {
@@ -159,13 +167,13 @@ export default async function chaos(words) {
   const isReady = await check('fio on a disk that nothing happens to', () => game.calibrate(), {
     timeout: LIMITS.FIO_MS + LIMITS.READY_MS,
   });
-  for (let round = 1; isReady && round <= rounds; round += 1) {
+  for (let round = 1; isReady && round <= rounds && performance.now() < end; round += 1) {
     const kind = game.draw(only);
     if (round < from) continue;
-    const { memory, ring } = kind.layout;
-    const where = kind.title.startsWith('back end:') ? '' : `, ${memory}, ${ring}`;
+    const layout = Object.values(kind.layout).join(', ');
+    const where = kind.title.startsWith('back end:') ? '' : `, ${layout}`;
     const title = `${round}: ${kind.title}${where}`;
-    const isGood = await check(title, () => game.play(kind), { timeout: ROUND_MS });
+    const isGood = await check(title, () => game.play(kind, round), { timeout: ROUND_MS });
     if (!isGood && !(await check(`${round}: all is taken away`, () => game.clear()))) break;
   }
   await check('no device is left, and the module goes', () => game.finish(), { timeout: ROUND_MS });

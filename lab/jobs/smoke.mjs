@@ -21,11 +21,9 @@ import { ARCH, insertModule, KERNEL, modprobe, removeModule } from './support/sy
 
 const MIB = 2 ** 20;
 const LOOPBACK = ['--transport', 'loopback'];
-/** Kernels without device DMA operations cannot bounce. */
 const IS_FOREIGN = ARCH !== 'x86-64';
 /** A check on an architecture that is emulated from scratch: each start of Node takes seconds. */
 const SLOW_MS = 200_000;
-const HAS_BOUNCE = !(ARCH === 'riscv64' && KERNEL.startsWith('6.12'));
 
 async function hasVduse() {
   const { status } = await run(['modprobe', '-n', 'vduse'], { status: null });
@@ -79,26 +77,13 @@ async function useRng(words) {
   return '16 KiB from /dev/hwrng';
 }
 
-/** A kernel that cannot bounce says so when a device is made. */
-async function refuseBounce() {
-  const socket = join(folder('rng'), 'socket');
-  const device = await serve('rng', socket, []);
-  const { status, stderr } = await run(
-    [...VLO, 'attach', 'rng', '--backend', socket, ...LOOPBACK, '--memory', 'bounce'],
-    { status: null },
-  );
-  await device.stop();
-  if (status === 0 || !/direct/.test(stderr)) throw new Error(stderr);
-  return stderr.trim();
-}
-
 /** Requests go on while the adapter cannot run. */
 async function stopAdapter() {
   const place = folder('stopped');
   const image = makeImage(join(place, 'disk.img'), 32 * MIB);
   const socket = join(place, 'socket');
   const device = await serveBlk('ours', socket, image);
-  const { program, node } = await attach('blk', socket, LOOPBACK_MEMORY);
+  const { program, node } = await attach('blk', socket, LOOPBACK);
   program.kill('SIGSTOP');
   const { stdout } = await run([
     ...['fio', '--name=stopped', `--filename=${node}`, '--rw=randrw', '--bs=4k', '--iodepth=8'],
@@ -112,16 +97,12 @@ async function stopAdapter() {
   return `${reads} reads with the adapter stopped`;
 }
 
-const LOOPBACK_MEMORY = HAS_BOUNCE ? LOOPBACK : [...LOOPBACK, '--memory', 'direct'];
-
 /** A HAL with both, transport auto. */
 async function bringUp() {
   const place = folder('hal');
-  const memory = HAS_BOUNCE ? '' : ', memory: direct';
   writeFileSync(
     join(place, 'hal.yaml'),
-    `devices:\n  disk0: { type: blk, image: disk.img, size: 32MiB${memory} }\n` +
-      `  rng0: { type: rng${memory} }\n`,
+    'devices:\n  disk0: { type: blk, image: disk.img, size: 32MiB }\n  rng0: { type: rng }\n',
   );
   const words = ['--run-dir', join(place, 'run')];
   const started = performance.now();
@@ -174,16 +155,12 @@ export default async function smoke() {
     await modprobe('virtio_rng');
     await insertModule();
   });
-  const memories = HAS_BOUNCE ? ['bounce', 'direct'] : ['direct'];
-  for (const memory of memories) {
+  for (const memory of ['bounce', 'direct']) {
     const words = [...LOOPBACK, '--memory', memory];
     await slowCheck(`blk over loopback, ${memory}`, () => useDisk('ours', words));
-    if (IS_FOREIGN && memory !== memories[0]) continue;
+    if (IS_FOREIGN && memory === 'direct') continue;
     await slowCheck(`blk of qemu-storage-daemon, ${memory}`, () => useDisk('qemu', words));
     await slowCheck(`rng over loopback, ${memory}`, () => useRng(words));
-  }
-  if (!HAS_BOUNCE) {
-    await slowCheck('bounce is refused, and says why', refuseBounce);
   }
   await slowCheck('blk over VDUSE', async () => {
     if (!(await hasVduse())) skip('this kernel has no VDUSE');

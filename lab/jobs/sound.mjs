@@ -10,11 +10,10 @@ import { check, figure } from './support/checks.mjs';
 import { run, start, waitFor } from './support/programs.mjs';
 import { frameTimes, spread } from './support/sound-times.mjs';
 import { attach, folder, serve, waitForNoDevices } from './support/stand.mjs';
-import { ARCH, insertModule, KERNEL, modprobe, removeModule } from './support/system.mjs';
+import { ARCH, insertModule, modprobe, removeModule } from './support/system.mjs';
 import { difference, HEADER_SIZE, writeWav } from './support/wav.mjs';
 
-const HAS_BOUNCE = !(ARCH === 'riscv64' && KERNEL.startsWith('6.12'));
-const LOOPBACK = ['--transport', 'loopback', ...(HAS_BOUNCE ? [] : ['--memory', 'direct'])];
+const LOOPBACK = ['--transport', 'loopback'];
 /**
  * Periods of 20 ms. The kernel gives up when nothing is played for a little longer than the buffer
  * lasts: where all is emulated, what a process does for the first time may take 200 ms.

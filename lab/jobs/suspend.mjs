@@ -50,7 +50,7 @@ async function cycle(loads, one, rounds) {
 
 /** All cycles under some loads. @param {string} title @param {readonly string[]} names */
 async function underLoad(title, names, rounds) {
-  const loads = names.map((name) => LOADS[name]());
+  const loads = names.map((name) => LOADS[name](names.length === 1));
   const opened = [];
   const isOpen = await check(
     `${title}: in use`,
@@ -83,7 +83,7 @@ async function underLoad(title, names, rounds) {
 
 /** The module says why, and the write fails at once; without a device it is the kernel's to say. */
 async function refuseHibernation() {
-  const load = LOADS.console();
+  const load = LOADS.console(true);
   await load.open();
   const mark = `hibernation is tried, ${Date.now()}`;
   note(mark);

@@ -17,17 +17,17 @@ const QUIET_MS = 1500;
 const END_MS = 75_000;
 /** Ways to be hostile that fail no request. */
 const SERVING = ['lengths', 'storm'];
-
-/** Ways that begin with a write to what is the driver's alone, in a split ring. */
-const TRESPASSING = ['chains', 'scribble'];
+/** Ways that do nothing to a ring. */
+const IDLE = ['silent', 'stop'];
+/** Ways that complete no request with what the disk does not hold. */
+const HARMLESS = ['ids', ...IDLE];
 
 /** A disk whose back end is hostile, or will be. */
-class HostileStand extends Stand {
+export class HostileStand extends Stand {
   constructor({ mode, when, ring }) {
     super({ ring });
     this.mode = mode;
     this.when = when;
-    this.isTrespassing = ring !== 'packed' && TRESPASSING.includes(mode);
     this.hostileWords = ring === 'packed' ? [] : ['--no-packed'];
     if (when === 'at start') this.hostileWords.push('--at-start');
   }
@@ -45,13 +45,12 @@ class HostileStand extends Stand {
   }
 
   mustServe() {
-    const { status } = this.server;
-    if (status === null || (this.isTrespassing && status === 'SIGBUS')) return;
+    if (this.server.status === null) return;
     throw new Error(`the hostile back end ended: ${this.server.stderr.trim()}`);
   }
 }
 
-/** The adapter finds out, and ends with an error that says so. */
+/** The adapter gives up a back end that breaks its ring again and again, and says so. */
 async function reported(stand) {
   const inTime = await Promise.race([stand.adapter.ended.then(() => true), sleep(END_MS, false)]);
   if (!inTime) throw new Error(`vlo attach reports nothing: ${stand.adapter.stderr.trim()}`);
@@ -71,21 +70,10 @@ async function takenDown(stand, load) {
   return `taken down in ${((performance.now() - since) / 1000).toFixed(1)} s`;
 }
 
-/** The kernel ends the back end; unless that broke the ring first, with what it may write. */
-async function trespassed(stand, load) {
-  const { server, adapter } = stand;
-  await waitFor(() => server.status ?? adapter.status, 'end of a trespasser', END_MS);
-  if (server.status === null) return null;
-  const text = `ended by ${server.status}, ${await takenDown(stand, load)}`;
-  return load === null ? text : `${text}, ${await load.mustFail()}`;
-}
-
 /** What has to follow, by the way in which the back end is hostile. */
 async function outcome(stand, load) {
   const { mode } = stand;
-  const ended = stand.isTrespassing ? await trespassed(stand, load) : null;
-  if (ended !== null) return ended;
-  if (mode === 'silent' || mode === 'stop') {
+  if (IDLE.includes(mode)) {
     const text = await takenDown(stand, load);
     return load === null ? text : `${text}, ${await load.mustFail()}`;
   }
@@ -139,6 +127,38 @@ async function hostile({ stand: healthy, random, loops }, what) {
   }
 }
 
+/** A back end turns, and a good one follows: the driver goes on with what it has under way. */
+async function followed({ stand: healthy, random, loops }, what) {
+  const stand = new HostileStand({ ...what, when: 'under load' });
+  const isHarmless = HARMLESS.includes(what.mode);
+  let well;
+  let load;
+  try {
+    await stand.serve();
+    await stand.attach();
+    well = new Load(healthy.node, { loops });
+    load = new Load(stand.node, isHarmless ? { loops: 2 * loops } : { end: 'fail' });
+    await turnUnderLoad(stand, [load, well], random);
+    if (IDLE.includes(what.mode)) await sleep(random.next(QUIET_MS));
+    else await waitFor(() => stand.breaks > 0, 'ring that is found broken', END_MS);
+    stand.mustServe();
+    await stand.killServer();
+    await Stand.prototype.serve.call(stand);
+    // Requests that the hostile one has completed may have read or written anything.
+    const text = isHarmless ? await load.mustPass() : 'nonsense served';
+    await load.end();
+    const after = await new Load(stand.node, { loops }).mustPass();
+    const status = await stand.stopAdapter(END_MS);
+    if (status !== 0) throw new Error(`vlo attach: ${status} ${stand.adapter.stderr.trim()}`);
+    await settle(healthy.others + 1);
+    return `${text}; then ${after}; the other disk: ${await well.mustPass()}`;
+  } finally {
+    await well?.end();
+    await load?.end();
+    await stand.discard();
+  }
+}
+
 /** The state of a disk of a HAL, as `vlo status` has it. */
 async function statusOf(words) {
   const { stdout } = await run([...VLO, 'status', '--json', ...words], { status: null });
@@ -186,7 +206,17 @@ const one = (mode, ring = 'split', when = 'under load') => ({
   action: (stage) => hostile(stage, { mode, ring, when }),
 });
 
+const thenGood = (mode, ring) => ({
+  title: `back end: ${mode}, ${ring}, then a good one`,
+  layout: { memory: 'bounce', ring: 'split' },
+  action: (stage) => followed(stage, { mode, ring }),
+});
+
 export const HOSTILE_ROUNDS = [
+  ...['ids', 'heads', 'chains', 'index', 'scribble', 'silent', 'stop'].map((mode) => {
+    return thenGood(mode, 'split');
+  }),
+  ...['ids', 'heads', 'index', 'scribble', 'silent'].map((mode) => thenGood(mode, 'packed')),
   ...['ids', 'heads', 'chains', 'index', 'scribble', 'lengths', 'storm', 'silent', 'stop'].map(
     (mode) => one(mode),
   ),

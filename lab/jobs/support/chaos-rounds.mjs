@@ -3,7 +3,7 @@
 import { closeSync, openSync, readdirSync, realpathSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { FAIL_MS, Load, mountPoint, settle } from './chaos-stand.mjs';
+import { bursts, FAIL_MS, Load, mountPoint, settle } from './chaos-stand.mjs';
 import { run, start } from './programs.mjs';
 import { folder } from './stand.mjs';
 
@@ -12,15 +12,17 @@ const SWARM_MS = 100_000;
 /** More than fio can do in the time that it has. */
 const ENDLESS = 1000;
 /** Longest time of an orderly end under load, in ms. */
-const ORDERLY_MS = 45_000;
+export const ORDERLY_MS = 45_000;
+/** How often a back end is killed in a round with bursts, at most. */
+const KILLS_MAX = 3;
 
-const seconds = (since) => `${((performance.now() - since) / 1000).toFixed(1)} s`;
+export const seconds = (since) => `${((performance.now() - since) / 1000).toFixed(1)} s`;
 
 /** A little time, never the same. */
-const moment = (random, ms) => sleep(random.next(ms));
+export const moment = (random, ms) => sleep(random.next(ms));
 
 /** Waits until fio is at work, and then a little. */
-async function warm(load, random, disk) {
+export async function warm(load, random, disk) {
   await load.warm(disk);
   await moment(random, 300);
   load.mustRun('before anything was done to it');
@@ -42,8 +44,29 @@ async function killAndRestart({ stand, random, loops }, parts) {
   if (parts.includes('adapter')) await stand.attach();
   const pause = seconds(since);
   const text = await load.mustPass();
-  if (stand.adapter.status !== null) throw new Error(`vlo attach: ${stand.adapter.stderr.trim()}`);
+  stand.mustBeWell();
   return `${text}, ${pause} until all was there again`;
+}
+
+/** The same several times, under a load that comes in bursts of many jobs. */
+async function killInBursts({ stand, random, loops }, parts) {
+  const load = new Load(stand.node, { loops: Math.ceil(loops / 3), jobs: bursts(random) });
+  await warm(load, random);
+  const kills = 1 + random.next(KILLS_MAX);
+  let done = 0;
+  while (done < kills && !(done > 0 && load.isOver)) {
+    if (parts.includes('server')) await stand.killServer();
+    if (parts.includes('adapter')) await stand.killAdapter();
+    done += 1;
+    await moment(random, 300);
+    if (done === 1) load.mustRun('when something was killed');
+    if (parts.includes('server')) await stand.serve();
+    if (parts.includes('adapter')) await stand.attach();
+    await moment(random, 1500);
+  }
+  const text = await load.mustPass();
+  stand.mustBeWell();
+  return `${text}, killed ${done} times`;
 }
 
 /** Modules that are in use stay, whatever one tries. */
@@ -137,18 +160,29 @@ async function giveUp({ stand, random }) {
   return `${text}, adapter ended in ${ended}`;
 }
 
-/** The driver is taken from the device under load, and given back. */
-async function unbind({ stand, random }) {
-  const load = new Load(stand.node, { end: 'fail' });
-  await warm(load, random);
+/** Takes the driver from a disk's device, and gives it back. */
+export function driverOf(stand) {
   const block = realpathSync(`/sys/block/${stand.node.replace('/dev/', '')}`);
   const device = dirname(dirname(block));
   const driver = '/sys/bus/virtio/drivers/virtio_blk';
   const write = (name) => run(['sh', '-c', `echo ${basename(device)} > ${driver}/${name}`]);
-  await write('unbind');
+  return {
+    unbind: () => write('unbind'),
+    async bind() {
+      await write('bind');
+      stand.node = `/dev/${readdirSync(join(device, 'block'))[0]}`;
+    },
+  };
+}
+
+/** The driver is taken from the device under load, and given back. */
+async function unbind({ stand, random }) {
+  const load = new Load(stand.node, { end: 'fail' });
+  await warm(load, random);
+  const driver = driverOf(stand);
+  await driver.unbind();
   const text = await load.mustFail();
-  await write('bind');
-  stand.node = `/dev/${readdirSync(join(device, 'block'))[0]}`;
+  await driver.bind();
   const again = new Load(stand.node);
   return `${text}; bound again: ${await again.mustPass()}`;
 }
@@ -176,8 +210,12 @@ const LAYOUTS = ['bounce', 'direct'].flatMap((memory) =>
   ['split', 'packed'].map((ring) => ({ memory, ring })),
 );
 const [SPLIT, PACKED, , DIRECT_PACKED] = LAYOUTS;
+/** Back ends without in-flight tracking, with split rings only. */
+const QEMU = ['bounce', 'direct'].map((memory) => ({ memory, ring: 'split', backEnd: 'qemu' }));
 
-const of = (title, layouts, action, more = {}) =>
+export const WHERE = { LAYOUTS, SPLIT, PACKED, DIRECT_PACKED, QEMU };
+
+export const of = (title, layouts, action, more = {}) =>
   layouts.map((layout) => ({ title, layout, action, ...more }));
 
 /**
@@ -185,9 +223,15 @@ const of = (title, layouts, action, more = {}) =>
  * `takeover`: a disk of its own, with that time.
  */
 export const ROUNDS = [
-  ...of('back end killed', LAYOUTS, (stage) => killAndRestart(stage, ['server'])),
+  ...of('back end killed', [...LAYOUTS, ...QEMU], (stage) => killAndRestart(stage, ['server'])),
   ...of('adapter killed', LAYOUTS, (stage) => killAndRestart(stage, ['adapter'])),
   ...of('both killed', LAYOUTS, (stage) => killAndRestart(stage, ['server', 'adapter'])),
+  ...of('back end killed in bursts', [...LAYOUTS, ...QEMU], (stage) => {
+    return killInBursts(stage, ['server']);
+  }),
+  ...of('both killed in bursts', [SPLIT, DIRECT_PACKED, ...QEMU], (stage) => {
+    return killInBursts(stage, ['server', 'adapter']);
+  }),
   ...of('modules not removed', [SPLIT, DIRECT_PACKED], removeModules),
   ...of('driver unbound and bound', [SPLIT, PACKED], unbind),
   ...of('removed in order', LAYOUTS, remove, { isLast: true }),

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { getSystemErrorName } from 'node:util';
 import { PATIENCE, start, waitFor } from './programs.mjs';
 import { startVlo } from './spares.mjs';
-import { devicesLeft, folder, makeImage } from './stand.mjs';
+import { devicesLeft, folder, makeImage, serveWithQemu } from './stand.mjs';
 import { stuckTasks } from './system.mjs';
 
 const MIB = 2 ** 20;
@@ -34,7 +34,7 @@ export class TooShort extends Error {}
 export const LIMITS = { FIO_MS, READY_MS };
 
 /** How many requests a disk has completed. */
-function completed(node) {
+export function completed(node) {
   const path = `/sys/class/block/${node.replace('/dev/', '')}/stat`;
   const words = readFileSync(path, 'utf8').trim().split(/\s+/).map(Number);
   return words[0] + words[4];
@@ -54,22 +54,45 @@ const ENGINES = {
   ],
 };
 
+/** Jobs of a load in bursts, and what each of them draws. */
+const BURST_JOBS = 6;
+const BURST_SIZE = PART_SIZE / 2;
+const BURST_DEPTHS = [1, 4, 16, 32, 64];
+const BURST_BLOCKS = [8, 32, 64];
+const BURST_PAUSES_US = [1000, 5000, 20_000];
+
+/**
+ * Many jobs, each with its own part of the disk. Each makes some requests at once, waits until
+ * nearly all are done, and pauses: the number of outstanding requests changes all the time.
+ * @param {ReturnType<import('./random.mjs').generator>} random
+ */
+export function bursts(random) {
+  return Array.from({ length: BURST_JOBS }, (_, index) => [
+    ...[`--name=burst${index}`, `--offset=${index * BURST_SIZE}`, `--size=${BURST_SIZE}`],
+    ...[`--iodepth=${random.of(BURST_DEPTHS)}`, '--iodepth_low=1'],
+    ...[
+      `--thinktime=${random.of(BURST_PAUSES_US)}`,
+      `--thinktime_blocks=${random.of(BURST_BLOCKS)}`,
+    ],
+  ]).flat();
+}
+
 /** fio at work on a disk. */
 export class Load {
   /**
    * @param {string} node disk or file
-   * @param {{ loops?: number, end?: 'pass' | 'fail', extra?: readonly string[] }} options `loops`:
-   *   how often it goes over its part, writing at random and verifying; `extra`: more options of
-   *   fio's
+   * @param {{ loops?: number, end?: 'pass' | 'fail', extra?: readonly string[],
+   *   jobs?: readonly string[] }} options `loops`: how often it goes over its part, writing at
+   *   random and verifying; `extra`: more options of fio's; `jobs`: others than the usual ones
    */
-  constructor(node, { loops = 1, end = 'pass', extra = [] } = {}) {
+  constructor(node, { loops = 1, end = 'pass', extra = [], jobs = ['--name=chaos'] } = {}) {
     this.node = node;
     this.program = start([
-      ...['fio', '--name=chaos', `--filename=${node}`, '--rw=randrw', '--rwmixread=30'],
+      ...['fio', `--filename=${node}`, '--rw=randrw', '--rwmixread=30'],
       ...[`--bs=${BLOCK}`, '--direct=1', `--loops=${loops}`, ...ENGINES[end]],
       '--allow_file_create=0',
       ...['--verify=crc32c', '--verify_fatal=1', '--verify_backlog=8', '--random_generator=lfsr'],
-      ...['--verify_state_save=0', '--output-format=json', ...extra],
+      ...['--verify_state_save=0', '--output-format=json', ...extra, ...jobs],
     ]);
   }
 
@@ -145,10 +168,13 @@ let count = 0;
 /** A disk. */
 export class Stand {
   /**
-   * @param {{ memory?: 'bounce' | 'direct', ring?: 'split' | 'packed', takeover?: number }} what
+   * @param {{ memory?: 'bounce' | 'direct', ring?: 'split' | 'packed', takeover?: number,
+   *   backEnd?: 'vlo' | 'qemu' }} what qemu: qemu-storage-daemon, which does not track requests
+   *   that are in flight
    */
-  constructor({ memory = 'bounce', ring = 'split', takeover = TAKEOVER_S } = {}) {
-    this.title = `${memory} ${ring}`;
+  constructor({ memory = 'bounce', ring = 'split', takeover = TAKEOVER_S, backEnd = 'vlo' } = {}) {
+    this.title = `${memory} ${ring} ${backEnd}`;
+    this.backEnd = backEnd;
     this.name = `chaos${count++}`;
     this.place = folder(this.name);
     this.socket = join(this.place, 'socket');
@@ -166,6 +192,12 @@ export class Stand {
   }
 
   async serve() {
+    if (this.backEnd === 'qemu') {
+      // One that was killed leaves its socket.
+      rmSync(this.socket, { force: true });
+      this.server = await serveWithQemu(this.socket, this.image);
+      return;
+    }
     const words = ['--socket-path', this.socket, '--blk-file', this.image, ...this.serveWords];
     this.server = startVlo(['serve', 'blk', ...words]);
     await this.server.waitForOutput(/ready/, READY_MS);
@@ -217,6 +249,19 @@ export class Stand {
     if (this.adapter?.status === null) await this.stopAdapter().catch(() => {});
     if (this.server?.status === null) await this.killServer().catch(() => {});
     this.remove();
+  }
+
+  /** How often the module has found a ring of the disk broken. */
+  get breaks() {
+    const text = readFileSync(`/sys/kernel/debug/virtio-loopback/${this.name}`, 'utf8');
+    return [...text.matchAll(/ broken (\d+)/g)].reduce((sum, [, count]) => sum + Number(count), 0);
+  }
+
+  /** The back ends were good, and the adapter lives. */
+  mustBeWell() {
+    const { adapter, breaks } = this;
+    if (adapter.status !== null) throw new Error(`vlo attach: ${adapter.stderr.trim()}`);
+    if (breaks > 0) throw new Error(`the module found the rings broken ${breaks} times`);
   }
 
   mustBeGone() {

@@ -5,7 +5,7 @@
 
 import { writeFileSync } from 'node:fs';
 import { PATIENCE } from './programs.mjs';
-import { RUN, stuckTasks } from './system.mjs';
+import { moduleCounters, RUN, stuckTasks } from './system.mjs';
 
 const CHECK_MS = 120_000;
 const KMSG = '/dev/kmsg';
@@ -132,7 +132,7 @@ export async function check(title, action, { timeout = CHECK_MS } = {}) {
   } else if (outcome === 'skipped') print(`skip ${name}: ${detail}`);
   else {
     print(`FAIL ${name}: ${detail}`);
-    for (const line of stuckTasks()) print(`     stuck: ${line}`);
+    for (const line of [...stuckTasks(), ...moduleCounters()]) print(`     ${line}`);
     note(`check failed: ${name}`);
   }
   writeResults();

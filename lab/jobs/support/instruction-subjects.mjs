@@ -1,6 +1,7 @@
 /** The disks of the job `instructions`: what serves each, and how the kernel comes by it. */
 
 import { existsSync, writeFileSync } from 'node:fs';
+import { cpus } from 'node:os';
 import { basename, join } from 'node:path';
 import { fill, NullBlock } from '../../../dist/evaluate/null-block.js';
 import { skip } from './checks.mjs';
@@ -12,8 +13,8 @@ import { exportOverVduse } from './vduse-export.mjs';
 
 export const SIZE = 32 * 2 ** 20;
 const READY_MS = 60_000;
-/** The processor of the device process and its adapter; fio has the other. */
-const DEVICE_PROCESSOR = '1';
+/** The processor of the device process and its adapter; fio has the other, if there is one. */
+const DEVICE_PROCESSOR = cpus().length > 1 ? '1' : '0';
 
 /** The processes behind a disk that is altogether in the kernel. */
 const NO_PROCESS = { device: null, adapter: null };

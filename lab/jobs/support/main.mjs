@@ -16,7 +16,7 @@ function end(status) {
 
 function onLimit() {
   print('FAIL job: its time is over; the kernel log has what the tasks wait for');
-  for (const line of stuckTasks()) print(`     stuck: ${line}`);
+  for (const line of stuckTasks()) print(`     ${line}`);
   dumpBlockedTasks();
   finish();
   end(1);

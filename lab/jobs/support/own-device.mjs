@@ -34,6 +34,8 @@ class Request {
     this.readable = [];
     /** @type {Uint8Array[]} */
     this.writable = [];
+    /** The indirect table; null: there is none. @type {Uint8Array | null} */
+    this.table = null;
   }
 
   /** All that the driver sends. */
@@ -86,8 +88,10 @@ class OwnRing {
       );
       flags = view.getUint16(at + 12, true);
       index = view.getUint16(at + 14, true);
-      if ((flags & DESC_INDIRECT) !== 0) this.walk(request, bytes, 0);
-      else if ((flags & DESC_WRITE) !== 0) request.writable.push(bytes);
+      if ((flags & DESC_INDIRECT) !== 0) {
+        request.table = bytes;
+        this.walk(request, bytes, 0);
+      } else if ((flags & DESC_WRITE) !== 0) request.writable.push(bytes);
       else request.readable.push(bytes);
     }
   }
@@ -98,7 +102,12 @@ class OwnRing {
     const at = 2 * (count & (this.size - 1));
     this.elements[at] = id;
     this.elements[at + 1] = length;
-    Atomics.store(this.used, 1, (count + 1) & 0xffff);
+    this.skip(1);
+  }
+
+  /** Says that so many more entries are used, and calls. */
+  skip(count) {
+    Atomics.store(this.used, 1, (this.used[1] + count) & 0xffff);
     signalEvent(this.call.number);
   }
 }

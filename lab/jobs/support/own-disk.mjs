@@ -58,6 +58,8 @@ export class OwnDisk extends OwnDevice {
       ...{ id: BLK, queues: [64], queueFlags: isSector ? [VLO.Q_SECTORS] : [0], config },
       ...{ features: features | SEG_MAX, poolSize: 4 * VLO.POOL_SIZE_MIN, stopMs: 100, ...more },
     });
+    /** The device has said that it writes whole sectors. */
+    this.isSector = isSector;
   }
 
   /** Serves until the disk is there; `node` names it. */

@@ -107,7 +107,10 @@ export async function suspend({ name, level, state }) {
 
 /** Sets the clock; or the button, which QEMU leaves pressed when it ends a suspend to RAM. */
 function prepareWakeUp() {
-  if (HAS_BUTTON) return writeFileSync(BUTTON, 'clear');
+  if (HAS_BUTTON) {
+    if (/\bSTS\b/.test(readFileSync(BUTTON, 'utf8'))) writeFileSync(BUTTON, 'clear\n');
+    return;
+  }
   writeFileSync(WAKE_ALARM, '0');
   writeFileSync(WAKE_ALARM, `+${SLEEP_MS / 1000}`);
 }

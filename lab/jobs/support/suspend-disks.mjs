@@ -15,11 +15,12 @@ const KEPT = 'kept';
 
 /** fio on files of a folder until it is stopped; it reads back and compares what it has written. */
 class Fio {
-  /** @param {string} place @param {boolean} isDirect */
-  constructor(place, isDirect) {
+  /** @param {string} place @param {boolean} isDirect @param {number} pause after a request, µs */
+  constructor(place, isDirect, pause) {
     const common = {
       ...{ directory: place, size: '4M', bs: '4k', rw: 'randrw', time_based: 1, runtime: 36_000 },
       ...{ verify: 'crc32c', verify_backlog: 32, verify_fatal: 1, verify_state_save: 0 },
+      thinktime: pause,
     };
     const direct = isDirect ? 1 : 0;
     const jobs = [
@@ -63,12 +64,12 @@ export class Files {
     mkdirSync(place, { recursive: true });
   }
 
-  async use(isDirect) {
+  async use(isDirect, pause) {
     const file = join(this.mounted, KEPT);
     await run(['dd', 'if=/dev/urandom', `of=${file}`, 'bs=1M', 'count=2', 'status=none']);
     await run(['sync']);
     this.sum = await sumOf(file);
-    this.fio = new Fio(this.mounted, isDirect);
+    this.fio = new Fio(this.mounted, isDirect, pause);
   }
 
   async release() {
@@ -82,8 +83,9 @@ export class Files {
 
 /** A disk of ours with ext4. */
 export class Disk {
-  /** @param {string} place where its image is; on a disk that the kernel suspends, too */
-  constructor(place = join(RUN, 'disk')) {
+  /** @param {number} pause @param {string} place of its image; on a disk that is suspended, too */
+  constructor(pause, place = join(RUN, 'disk')) {
+    this.pause = pause;
     this.place = place;
   }
 
@@ -96,10 +98,12 @@ export class Disk {
     const socket = join(stand, 'socket');
     this.device = await serveBlk('ours', socket, this.image);
     ({ program: this.adapter, node: this.node } = await attach('blk', socket, LOOPBACK));
-    await run(['mkfs.ext4', '-q', this.node]);
+    // Else a kernel thread writes tables later, and waits for the image's file system, whose threads
+    // may be frozen first.
+    await run(['mkfs.ext4', '-q', '-E', 'lazy_itable_init=0,lazy_journal_init=0', this.node]);
     this.files = new Files(join(stand, 'mount'));
     await run(['mount', '-t', 'ext4', this.node, this.files.mounted]);
-    await this.files.use(true);
+    await this.files.use(true, this.pause);
     return this.node;
   }
 
@@ -129,10 +133,15 @@ export class Disk {
 
 /** A disk whose image lies on the file system of another one: which is needed until the last. */
 export class StackedDisk {
+  /** @param {number} pause */
+  constructor(pause) {
+    this.pause = pause;
+  }
+
   async open() {
-    this.lower = new Disk();
+    this.lower = new Disk(this.pause);
     const lower = await this.lower.open();
-    this.upper = new Disk(join(this.lower.files.mounted, 'upper'));
+    this.upper = new Disk(this.pause, join(this.lower.files.mounted, 'upper'));
     return `${await this.upper.open()} on ${lower}`;
   }
 

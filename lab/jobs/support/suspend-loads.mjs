@@ -55,6 +55,12 @@ class Simple {
 
 /** A shared folder: files that are written, renamed and read, and fio beside that. */
 class Share extends Simple {
+  /** @param {number} pause of fio after a request, in µs */
+  constructor(pause) {
+    super();
+    this.pause = pause;
+  }
+
   async open() {
     if (!existsSync(VIRTIOFSD)) skip('virtiofsd is not in the root');
     await modprobe('virtiofs');
@@ -67,7 +73,7 @@ class Share extends Simple {
     ({ program: this.adapter, node: this.tag } = await attach('fs', socket, LOOPBACK));
     this.files = new Files(join(stand, 'mount'));
     await run(['mount', '-t', 'virtiofs', this.tag, this.files.mounted]);
-    await this.files.use(false);
+    await this.files.use(false, this.pause);
     const once =
       'echo $round >"$1/new" && mv "$1/new" "$1/now" && read -r text <"$1/now" && ((text == round))';
     this.worker = new Worker(once, { words: [this.files.mounted] });
@@ -166,6 +172,7 @@ class Console extends Simple {
     const terminal = join(stand, 'terminal');
     this.device = await serve('console', socket, ['--port', `talk,chardev=pty,path=${terminal}`]);
     ({ program: this.adapter, node: this.node } = await attach('console', socket, LOOPBACK));
+    if (this.node === null) throw new Error('no driver made a port in time');
     const answer =
       'exec 3<>"$1"; stty raw -echo <&3; while read -r l <&3; do echo "yes $l" >&3; done';
     this.other = start(['bash', '-c', answer, 'other', terminal]);
@@ -199,12 +206,16 @@ class Sound extends Simple {
   }
 }
 
-/** By name. */
+/** fio leaves the processors to other loads. */
+const SHARED_PAUSE_US = 10_000;
+const pauseFor = (isAlone) => (isAlone ? 0 : SHARED_PAUSE_US);
+
+/** By name; whether the load is the only one. @type {Record<string, (isAlone: boolean) => any>} */
 export const LOADS = {
-  blk: () => new Disk(),
-  'blk on blk': () => new StackedDisk(),
+  blk: (isAlone) => new Disk(pauseFor(isAlone)),
+  'blk on blk': (isAlone) => new StackedDisk(pauseFor(isAlone)),
   net: () => new Network(),
-  fs: () => new Share(),
+  fs: (isAlone) => new Share(pauseFor(isAlone)),
   console: () => new Console(),
   sound: () => new Sound(),
 };

@@ -89,8 +89,11 @@ for (let cycle = 1; cycle <= cycles; cycle += 1) {
   if (values.hold && cycle === cycles) {
     // Someone has them open when they go.
     for (const { attachment } of members) openSync(attachment.presentation, 'r');
+    const signal = new Promise((resolve) => {
+      process.once('SIGTERM', resolve);
+    });
     log('holding');
-    await new Promise((resolve) => process.once('SIGTERM', resolve));
+    await signal;
   }
   await all(members, (member) => member.attachment.close());
 }

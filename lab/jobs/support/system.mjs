@@ -43,8 +43,15 @@ export function stuckTasks() {
     const status = read(`/proc/${id}/status`);
     const frames = read(`/proc/${id}/stack`).match(/[\w.]+(?=\+0x)/g) ?? [];
     const name = /^Name:\s+(.*)/m.exec(status)?.[1];
-    return `${name} (${id}) in ${frames.slice(0, STACK_LINES).join(' < ')}`;
+    return `stuck: ${name} (${id}) in ${frames.slice(0, STACK_LINES).join(' < ')}`;
   });
+}
+
+/** What our module has counted for each device that there is, and what waits in its queues. */
+export function moduleCounters() {
+  const folder = '/sys/kernel/debug/virtio-loopback';
+  if (!existsSync(folder)) return [];
+  return readdirSync(folder).map((name) => `${name}: ${read(`${folder}/${name}`)}`);
 }
 
 /** Has the kernel write the stacks of all waiting tasks into its log. */
