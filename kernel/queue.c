@@ -23,9 +23,6 @@
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
-/* How often the empty buffers of a queue may come back from a dead device. */
-#define VLO_DEAD_FILLS	2
-
 static u16 vlo_mask(const struct vlo_vq *queue, u16 index)
 {
 	return index & (queue->size - 1);
@@ -128,7 +125,10 @@ static int vlo_place_or_wait(struct vlo_vq *queue, u16 head, const struct vlo_sh
 	set_bit(VLO_STARVED, &queue->bits);
 	smp_mb__after_atomic();	/* the bit before we look again */
 	error = vlo_place(queue, head, shape);
-	queue->counters.starved += error == -ENOSPC;
+	if (error == -ENOSPC)
+		queue->counters.starved++;
+	else
+		clear_bit(VLO_STARVED, &queue->bits);
 	return error;
 }
 
@@ -225,34 +225,14 @@ static void vlo_pump_early(struct vlo_vq *queue, unsigned long flags)
 		vlo_tell_back_end(queue, flags);
 }
 
-/* Nothing is sent with it: the device is only to fill it. */
-static bool vlo_is_fill(struct vlo_vq *queue, u16 head)
-{
-	struct vlo_shape shape;
-
-	return !vlo_measure(queue, head, &shape) && !shape.out_bytes;
-}
-
-/*
- * No back end will come any more. Under avail_lock.
- *
- * A driver that places empty buffers until its ring is full would never come to an end if each came
- * back at once, where an adapter has not said VLO_Q_INBOUND. So only that many of them come back.
- */
+/* No back end will come any more. Under avail_lock. */
 static void vlo_pump_dead(struct vlo_vq *queue)
 {
 	bool has_failed = false;
 	u16 head;
 
-	if (queue->flags & VLO_Q_INBOUND)
-		return;
 	while (vlo_next_head(queue, &head) && !vlo_only_fills(queue, head)) {
 		vlo_head_taken(queue);
-		if (vlo_is_fill(queue, head)) {
-			if (!queue->dead_fills)
-				continue;
-			queue->dead_fills--;
-		}
 		vlo_fail(queue, head);
 		has_failed = true;
 	}
@@ -704,7 +684,6 @@ int vlo_queue_show(struct vlo_vq *queue, struct virtqueue *vq)
 	queue->size = vring->num;
 	queue->vring = *vring;
 	queue->avail_next = 0;
-	queue->dead_fills = VLO_DEAD_FILLS * vring->num;
 	queue->used_next = 0;
 	queue->replay_at = 0;
 	queue->replay_count = 0;

@@ -89,6 +89,8 @@ void vlo_ring_init(struct vlo_ring *ring, void *place, u64 address, u32 size, u6
 		ring->device = address + vlo_used_offset(size);
 		ring->avail->idx = vlo_put16(start);
 		ring->used->idx = vlo_put16(start);
+		/* Some back ends ask for a kick only when they have taken a request. */
+		*(__virtio16 *)&ring->used->ring[size] = vlo_put16(start);
 		ring->avail_next = start;
 		ring->base = start;
 	}

@@ -310,7 +310,6 @@ struct vlo_vq {
 	bool avail_threaded;
 	u16 avail_next;
 	u16 replay_at, replay_count;
-	u16 dead_fills;			/* see vlo_pump_dead() */
 	u64 serial;
 	struct eventfd_ctx *kick;
 
