@@ -198,6 +198,12 @@ async function readStale(disk) {
   }
 }
 
+/** The successor finds no request in its rings, and has to be told of the next one. */
+async function idle(disk) {
+  await disk.replace();
+  return allQueues(disk);
+}
+
 /** Bursts of many jobs. The daemon tracks nothing; the kernel knows what it did not complete. */
 async function killed(disk, rounds) {
   const keep = {
@@ -240,6 +246,7 @@ async function use(disk, put, isShort) {
   await put('data', 'requests as large as can be', () => largest(disk));
   await put('load', 'all queues at once', () => allQueues(disk));
   await put('stale data', 'a read that fails leaves nothing', () => readStale(disk));
+  await put('killed and back', 'killed and back with nothing outstanding', () => idle(disk));
   await put('killed and back', 'killed and back in bursts', () => killed(disk, isShort ? 3 : 20));
 }
 
