@@ -24,8 +24,8 @@ const LISTEN_TRIES = 50;
 const LISTEN_PAUSE_MS = 200;
 const TRANSFER_MS = 30_000;
 /**
- * What 8 connections send at a time. The daemon buffers 64 KiB of each; with more, one of them often
- * stops for good at a multiple of that, while it and the kernel go on to tell each other of credit.
+ * What 8 connections send at a time. The daemon buffers 64 KiB of each. With more, one of them
+ * often stops for good at a multiple of that, while both sides go on to tell of credit.
  */
 const ECHO_SIZE = 48 * 1024;
 const MIB = 2 ** 20;
