@@ -28,6 +28,7 @@
 #define ID_SPI		45
 #define VERSION_1	(1ULL << 32)
 #define INDIRECT_DESC	(1ULL << 28)
+#define EVENT_IDX	(1ULL << 29)
 #define DRIVER_OK	4
 #define ORDINARY_USER	1000
 #define WAIT_MS		20000
@@ -734,6 +735,13 @@ static void requests_are_served(void)
 	expect(served > 0, true);
 	expect(kicks > 0, true);
 	printf("# %d requests, %llu kicks\n", served, (unsigned long long)kicks);
+
+	/* The next ring asks for a kick from its first request on, though it begins elsewhere. */
+	session = (struct vlo_session){ .ring_features = EVENT_IDX };
+	need(call(fd, VLO_START, &session), 0);
+	map_session(fd, &mapping);
+	expect(mapping.queue.base > 0, true);
+	expect(mapping.used[2 + 4 * mapping.queue.size], mapping.queue.base);
 	remove_device(fd);
 }
 
