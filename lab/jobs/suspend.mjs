@@ -48,8 +48,13 @@ async function cycle(loads, one, rounds) {
   return `${times.map((seconds) => seconds.toFixed(1)).join(', ')} s`;
 }
 
-/** All cycles under some loads. @param {string} title @param {readonly string[]} names */
-async function underLoad(title, names, rounds) {
+/**
+ * Cycles under some loads.
+ * @param {string} title
+ * @param {readonly string[]} names
+ * @param {readonly import('./support/suspend-cycle.mjs').Cycle[]} ones
+ */
+async function underLoad(title, names, ones, rounds) {
   const loads = names.map((name) => LOADS[name](names.length === 1));
   const opened = [];
   const isOpen = await check(
@@ -66,7 +71,7 @@ async function underLoad(title, names, rounds) {
     OPEN,
   );
   if (!isOpen || opened.length < loads.length) return;
-  for (const one of cycles()) {
+  for (const one of ones) {
     await check(`${title}: ${one.name}`, () => cycle(loads, one, rounds), OPEN);
   }
   await check(
@@ -114,10 +119,17 @@ export default async function job(words) {
       .map(({ name }) => name)
       .join(', ');
   });
-  for (const name of names) await underLoad(name, [name], rounds);
+  const all = cycles();
   const together = names.filter((name) => name !== 'blk');
-  if (together.length > 1) await underLoad('all together', together, rounds);
+  const sets = names.map((name) => [name, [name]]);
+  if (together.length > 1) sets.push(['all together', together]);
+  const isFirst = ({ isLast }) => !isLast;
+  for (const [title, set] of sets) await underLoad(title, set, all.filter(isFirst), rounds);
   await check('hibernation is refused while a device is there', refuseHibernation, OPEN);
+  const last = all.filter(({ isLast }) => isLast);
+  if (last.length > 0) {
+    for (const [title, set] of sets) await underLoad(`${title}, at last`, set, last, rounds);
+  }
   await check('no device is left, and the module goes', async () => {
     await waitForNoDevices();
     await removeModule();

@@ -125,6 +125,7 @@ describe('pty', () => {
       setTerminalSize(terminal, { cols: 132, rows: 50 });
       await eventually(() => end.size?.cols === 132);
       expect(end.size).toEqual({ cols: 132, rows: 50 });
+      await eventually(() => probe.changes.length >= 2);
       expect(probe.changes).toEqual([true, true]);
       // The last words are heard.
       writeSync(terminal, 'bye');
@@ -133,6 +134,7 @@ describe('pty', () => {
       expect(end.isOpen).toBe(true);
       expect(await probe.hears()).toBe('bye');
       await eventually(() => !end.isOpen);
+      await eventually(() => probe.changes.length >= 3);
       expect(probe.changes).toEqual([true, true, false]);
       terminal = open(link());
       await eventually(() => end.isOpen);
@@ -196,6 +198,7 @@ describe('unix', () => {
       expect(probe.read()).toBe(GONE);
       await eventually(() => end.isOpen);
       expect(await probe.hears()).toBe('second');
+      await eventually(() => probe.changes.length >= 3);
       expect(probe.changes).toEqual([true, false, true]);
       // Left without a word, while nobody reads.
       second.destroy();
