@@ -17,7 +17,7 @@ import { check, skip } from './checks.mjs';
 import { FixedRegion } from './fixed-region.mjs';
 import { OwnDevice } from './own-device.mjs';
 import { run, waitFor } from './programs.mjs';
-import { folder, VLO as PROGRAM, serve, waitForNoDevices } from './stand.mjs';
+import { folder, makeImage, VLO as PROGRAM, serveBlk, waitForNoDevices } from './stand.mjs';
 import { modprobe } from './system.mjs';
 import { mustBe, withActor } from './trust-policy.mjs';
 
@@ -130,13 +130,15 @@ async function cgroup() {
 
 /** `vlo attach` says what is wrong, and ends. */
 async function attachBeyondLimit() {
-  const socket = join(folder('limit'), 'socket');
-  const server = await serve('rng', socket, []);
+  await modprobe('virtio_blk');
+  const place = folder('limit');
+  const socket = join(place, 'socket');
+  const server = await serveBlk('ours', socket, makeImage(join(place, 'disk.img'), MIB));
   const { status, stderr } = await run(
     [
       ...['prlimit', '--memlock=65536:65536'],
       ...['setpriv', '--bounding-set=-ipc_lock', '--inh-caps=-ipc_lock'],
-      ...[...PROGRAM, 'attach', 'rng', '--backend', socket, '--transport', 'loopback'],
+      ...[...PROGRAM, 'attach', 'blk', '--backend', socket, '--transport', 'loopback'],
     ],
     { status: null },
   );
