@@ -70,7 +70,7 @@ class Interrupt {
 }
 
 /** Long enough for whatever the device would do. */
-const settle = () => new Promise((resolve) => setTimeout(resolve, 20));
+const settle = () => new Promise((resolve) => setTimeout(resolve, 50));
 
 describe.each(LAYOUTS)('requests, $name ring', ({ packed }) => {
   test('a line is an output, an input, and nobody’s', async () => {
@@ -164,6 +164,7 @@ describe.each(LAYOUTS)('interrupts, $name ring', ({ packed }) => {
       await settle();
       chip.drive(1, value);
       chip.drive(1, value); // No change, no edge.
+      if (counts[at]! > count) await interrupt.done;
       await settle();
       if (interrupt.status === VALID) {
         count += 1;
