@@ -90,8 +90,8 @@ async function logSince(mark) {
 const syncTime = (log) => Number(/Filesystems sync: ([\d.]+) seconds/.exec(log)?.[1] ?? 0) * 1000;
 
 /**
- * A suspend to RAM is seen in the log: the clock stands still meanwhile, and is then set by one that
- * knows seconds only.
+ * A suspend to RAM is seen in the log: the clock stands still meanwhile, and is then set by one
+ * that knows seconds only.
  */
 const hasSlept = (log) => /PM: suspend entry \(deep\)[\s\S]*PM: suspend exit/.test(log);
 
