@@ -278,7 +278,10 @@ static void vlo_send(struct vlo_vq *queue, u16 head, struct vlo_emit *emit)
 	vlo_ring_end(emit, head);
 }
 
-/* Room for a request: its frame where that is large enough, else pages. */
+/*
+ * Room for a request: its frame where that is large enough, else pages. Where there are not enough,
+ * the queue goes on when another request gives pages back.
+ */
 static int vlo_find_room(struct vlo_vq *queue, u16 head, u32 bytes)
 {
 	struct vlo_request *request = &queue->requests[head];
@@ -292,8 +295,17 @@ static int vlo_find_room(struct vlo_vq *queue, u16 head, u32 bytes)
 	if (pages > queue->pool->room)
 		return -E2BIG;
 	request->page = vlo_pool_take(queue->pool, pages);
-	if (!request->page)
-		return -ENOSPC;
+	if (!request->page) {
+		/* Who gives pages back after this looks at the bit; pages from before are found now. */
+		set_bit(VLO_STARVED, &queue->bits);
+		smp_mb__after_atomic();	/* the bit before we look again */
+		request->page = vlo_pool_take(queue->pool, pages);
+		if (!request->page) {
+			queue->counters.starved++;
+			return -ENOSPC;
+		}
+		clear_bit(VLO_STARVED, &queue->bits);
+	}
 	request->pages = pages;
 	return 0;
 }

@@ -129,20 +129,6 @@ void vlo_early_take(struct vlo_vq *queue, u16 head)
 	early->head++;
 }
 
-/* Where the pool has no room, the queue goes on when another request gives pages back. */
-static int vlo_early_place(struct vlo_vq *queue, u32 slot)
-{
-	struct vlo_early *early = queue->early;
-	const u8 *bytes = early->bytes + slot * VLO_EARLY_BYTES;
-	int error = vlo_place_bytes(queue, slot, bytes, early->sizes[slot]);
-
-	if (error != -ENOSPC)
-		return error;
-	set_bit(VLO_STARVED, &queue->bits);
-	smp_mb__after_atomic();	/* as in vlo_place_or_wait() */
-	return vlo_place_bytes(queue, slot, bytes, early->sizes[slot]);
-}
-
 /**
  * vlo_early_send() - puts slots that are still to go into the device's ring
  * @queue: the queue
@@ -163,7 +149,8 @@ bool vlo_early_send(struct vlo_vq *queue)
 		/* The last back end may have completed it out of turn. */
 		if (queue->requests[slot].state != VLO_PREPARED)
 			continue;
-		if (vlo_early_place(queue, slot))
+		if (vlo_place_bytes(queue, slot, early->bytes + slot * VLO_EARLY_BYTES,
+				    early->sizes[slot]))
 			break;
 		queue->counters.forwarded++;
 		queue->counters.out_bytes += early->sizes[slot];

@@ -115,23 +115,6 @@ static void vlo_prepare(struct vlo_vq *queue, u16 head, const struct vlo_shape *
 	request->in_bytes = shape->in_bytes;
 }
 
-static int vlo_place_or_wait(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
-{
-	int error = vlo_place(queue, head, shape);
-
-	if (error != -ENOSPC)
-		return error;
-	/* Pages that are given back after this look at the bit; those from before are found now. */
-	set_bit(VLO_STARVED, &queue->bits);
-	smp_mb__after_atomic();	/* the bit before we look again */
-	error = vlo_place(queue, head, shape);
-	if (error == -ENOSPC)
-		queue->counters.starved++;
-	else
-		clear_bit(VLO_STARVED, &queue->bits);
-	return error;
-}
-
 /* Requests forwarded, or completed, with interrupts off at a time; the others go to a thread. */
 #define VLO_INLINE_REQUESTS	256
 
@@ -160,7 +143,7 @@ static enum vlo_step vlo_pump_one(struct vlo_vq *queue, u32 *budget)
 	*budget -= min_t(u64, *budget, vlo_forward_bytes(queue, &shape));
 	vlo_prepare(queue, head, &shape);
 	if (!error)
-		error = vlo_place_or_wait(queue, head, &shape);
+		error = vlo_place(queue, head, &shape);
 	if (error == -ENOSPC)
 		return VLO_DONE;
 	vlo_head_taken(queue);
@@ -391,7 +374,7 @@ static void vlo_release_place(struct vlo_vq *queue, u16 head)
 	vlo_unplace(queue, head);
 	if (!has_pages)
 		return;
-	smp_mb();	/* the pages are free before we look; see vlo_place_or_wait() */
+	smp_mb();	/* the pages are free before we look; see vlo_find_room() */
 	for (index = 0; index < device->queue_count; index++) {
 		queue = &device->queues[index];
 		if (test_bit(VLO_STARVED, &queue->bits) &&
