@@ -280,8 +280,8 @@ struct vlo_config {
 /**
  * define VLO_GET_MEMORY - opens memory of the session
  *
- * Errors: ENOENT: there is no session, or the device does not have that memory. EPERM and EACCES as
- * VLO_CREATE, for a device with VLO_F_DIRECT.
+ * Errors: ENOENT: the device has no session, or not that memory. EPERM and EACCES as VLO_CREATE,
+ * for a device with VLO_F_DIRECT.
  */
 #define VLO_GET_MEMORY		_IOWR('v', 0xC4, struct vlo_memory)
 /**

@@ -145,7 +145,7 @@ static void wait_for_driver(int fd)
 			return;
 		usleep(STEP_MS * 1000);
 	}
-	skip("no driver took the device: virtio_rng is needed");
+	skip("the driver virtio_rng has not taken the device: load it");
 }
 
 static void remove_device(int fd)

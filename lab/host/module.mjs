@@ -41,7 +41,7 @@ const isSource = (name) => /\.[ch]$|^Kbuild$|^Makefile$/.test(name);
 
 const sourceFiles = () => readdirSync(SOURCE).filter(isSource).sort();
 
-/** Programs that test the module; they are no part of it. */
+/** Programs that test the module from outside. */
 const selftestFiles = () =>
   readdirSync(join(SOURCE, 'selftests'))
     .filter((name) => /\.[ch]$/.test(name))

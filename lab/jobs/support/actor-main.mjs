@@ -9,7 +9,8 @@
  */
 
 import { createInterface } from 'node:readline';
-import { ModuleFile, wordBytes } from './module-file.mjs';
+import { featureBytes } from '../../../dist/transports/loopback/control.js';
+import { ModuleFile } from './module-file.mjs';
 
 const [inherited] = process.argv.slice(2);
 const files = inherited === undefined ? [] : [new ModuleFile(Number(inherited))];
@@ -18,7 +19,7 @@ const files = inherited === undefined ? [] : [new ModuleFile(Number(inherited))]
 function decode(value) {
   const entries = Object.entries(value).map(([name, field]) => {
     if (Array.isArray(field)) return [name, Uint8Array.from(field)];
-    return [name, typeof field === 'string' ? wordBytes(BigInt(field)) : field];
+    return [name, typeof field === 'string' ? featureBytes(BigInt(field)) : field];
   });
   return Object.fromEntries(entries);
 }

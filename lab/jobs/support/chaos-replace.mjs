@@ -7,11 +7,11 @@ import { closeSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { libc } from '../../../dist/native/libc.js';
+import { LOOPBACK_NODE } from '../../../dist/transports/loopback/control.js';
 import { VLO_IOCTL } from '../../../dist/transports/loopback/uapi.js';
 import { HostileStand } from './chaos-hostile.mjs';
 import { driverOf, moment, ORDERLY_MS, of, seconds, WHERE, warm } from './chaos-rounds.mjs';
 import { bursts, completed, FAIL_MS, Load, Stand, settle } from './chaos-stand.mjs';
-import { MODULE_NODE } from './module-file.mjs';
 import { PATIENCE, run, waitFor } from './programs.mjs';
 import { devicesLeft } from './stand.mjs';
 
@@ -150,7 +150,7 @@ async function unbindStopped({ stand, random }, when) {
 function fileOf({ adapter }) {
   const folder = `/proc/${adapter.pid}/fd`;
   const number = readdirSync(folder).find((fd) => {
-    return readlinkSync(join(folder, fd)) === MODULE_NODE;
+    return readlinkSync(join(folder, fd)) === LOOPBACK_NODE;
   });
   const process = libc.syscall(PIDFD_OPEN, adapter.pid, 0, 0, 0, 0, 0);
   const fd = libc.syscall(PIDFD_GETFD, process, Number(number), 0, 0, 0, 0);

@@ -1,7 +1,8 @@
 /** Arguments for the module's ioctls: valid, valid but for one word, and random ones. */
 
+import { featureBytes } from '../../../dist/transports/loopback/control.js';
 import { VLO, VLO_IOCTL } from '../../../dist/transports/loopback/uapi.js';
-import { describeDevice, STRUCTS, wordBytes } from './module-file.mjs';
+import { describeDevice, STRUCTS } from './module-file.mjs';
 
 /** Names that all processes share, so that they meet at the same devices. */
 const NAMES = 16;
@@ -116,7 +117,10 @@ export class Arguments {
       case 'START':
         buffer.bytes.fill(0, 0, sizeOf(name));
         buffer.u32[0] = random.of([0, 0, VLO.S_FAIL]);
-        buffer.bytes.set(wordBytes(random.of(RING_FEATURES)), STRUCTS.START.offsets.ringFeatures);
+        buffer.bytes.set(
+          featureBytes(random.of(RING_FEATURES)),
+          STRUCTS.START.offsets.ringFeatures,
+        );
         break;
       case 'GET_MEMORY':
         buffer.u32[0] = random.of([0, 0, 1]);

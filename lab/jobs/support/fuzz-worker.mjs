@@ -15,9 +15,9 @@ import {
   signalEvent,
 } from '../../../dist/native/index.js';
 import { ERRNO, errnoName, lastErrno, libc } from '../../../dist/native/libc.js';
+import { LOOPBACK_NODE } from '../../../dist/transports/loopback/control.js';
 import { VLO_IOCTL, VloMemory } from '../../../dist/transports/loopback/uapi.js';
 import { ARGUMENT_BYTES, Arguments } from './fuzz-arguments.mjs';
-import { MODULE_NODE } from './module-file.mjs';
 import { generator } from './random.mjs';
 
 const FILES = 6;
@@ -38,7 +38,7 @@ const F_ADD_SEALS = 1033;
 const ADDRESS_MAX = 2 ** 47;
 const { index: INDEX_AT, fd: FD_AT } = VloMemory.offsets;
 
-const openModule = () => openSync(MODULE_NODE, constants.O_RDWR | constants.O_NONBLOCK);
+const openModule = () => openSync(LOOPBACK_NODE, constants.O_RDWR | constants.O_NONBLOCK);
 
 /** Random bytes, in a file from which the kernel reads them. */
 function makeNoise(random) {

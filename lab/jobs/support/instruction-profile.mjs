@@ -1,6 +1,6 @@
 /**
  * The guest's side of the profile: it tells QEMU's plugin (lab/native/instruction-profile.c) when
- * to count, and leaves beside the counts what is needed to understand them.
+ * to count, and writes the symbols and maps beside the counts, which name the functions.
  */
 
 import { closeSync, existsSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
@@ -25,7 +25,9 @@ export class Profile {
 
   constructor() {
     if (!existsSync(join(FOLDER, 'control'))) {
-      throw new Error('there is no plugin: start with `npm run lab -- instructions -- --profile`');
+      throw new Error(
+        'QEMU runs without the plugin: start with `npm run lab -- instructions -- --profile`',
+      );
     }
     this.#page.writeUInt32LE(process.pid, 24);
     this.#fd = openSync(join(FOLDER, 'control'), 'r+');

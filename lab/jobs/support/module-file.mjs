@@ -4,6 +4,11 @@ import { closeSync, constants, openSync } from 'node:fs';
 import { NativeBuffer } from '../../../dist/native/index.js';
 import { ERRNO, errnoName, lastErrno, libc } from '../../../dist/native/libc.js';
 import {
+  featureBytes,
+  LOOPBACK_NODE,
+  queueSizeBytes,
+} from '../../../dist/transports/loopback/control.js';
+import {
   VLO,
   VLO_IOCTL,
   VloAttach,
@@ -17,7 +22,6 @@ import {
   VloSession,
 } from '../../../dist/transports/loopback/uapi.js';
 
-export const MODULE_NODE = '/dev/virtio-loopback';
 /** Feature that every device has to offer. */
 export const VERSION_1 = 1n << 32n;
 const VENDOR = 0x564c;
@@ -37,16 +41,6 @@ export const STRUCTS = {
 };
 const BUFFER_BYTES = Math.max(...Object.values(STRUCTS).map(({ size }) => size));
 
-/** A feature word as the module's bytes. @param {bigint} features */
-export function wordBytes(features) {
-  const bytes = Buffer.alloc(8);
-  bytes.writeBigUInt64LE(features);
-  return bytes;
-}
-
-/** The feature word in bytes of the module. @param {Uint8Array} bytes */
-export const wordOf = (bytes) => Buffer.from(bytes).readBigUInt64LE();
-
 const nameBytes = (name) => new TextEncoder().encode(name);
 
 /**
@@ -60,9 +54,9 @@ export function describeDevice({ id, name, features = 0n, queues = [8], ...more 
   const { poolSize = VLO.POOL_SIZE_MIN, takeoverMs = 0, stopMs = 0 } = more;
   return {
     ...{ abiVersion: VLO.ABI_VERSION, flags, deviceId: id, vendorId: VENDOR },
-    ...{ features: wordBytes(features | VERSION_1), poolSize, takeoverMs, stopMs },
+    ...{ features: featureBytes(features | VERSION_1), poolSize, takeoverMs, stopMs },
     ...{ queueCount: queues.length, configSize: config.length, name: nameBytes(name) },
-    queueSizes: new Uint8Array(Uint16Array.from(queues).buffer),
+    queueSizes: queueSizeBytes(queues),
     ...{ queueFlags: Uint8Array.from(queueFlags), config },
   };
 }
@@ -76,7 +70,7 @@ export class ModuleFile {
 
   static open() {
     const { O_RDWR, O_NONBLOCK, O_CLOEXEC = 0 } = constants;
-    return new ModuleFile(openSync(MODULE_NODE, O_RDWR | O_NONBLOCK | O_CLOEXEC));
+    return new ModuleFile(openSync(LOOPBACK_NODE, O_RDWR | O_NONBLOCK | O_CLOEXEC));
   }
 
   /**

@@ -12,8 +12,9 @@ import {
   PAGE_SIZE,
   signalEvent,
 } from '../../../dist/native/index.js';
+import { featureBytes } from '../../../dist/transports/loopback/control.js';
 import { VLO } from '../../../dist/transports/loopback/uapi.js';
-import { describeDevice, ModuleFile, wordBytes } from './module-file.mjs';
+import { describeDevice, ModuleFile } from './module-file.mjs';
 import { waitFor } from './programs.mjs';
 
 const DESC_NEXT = 1;
@@ -189,7 +190,7 @@ export class OwnDevice {
 
   /** Begins a session. */
   start({ flags = 0 } = {}) {
-    const ringFeatures = wordBytes(this.ringFeatures);
+    const ringFeatures = featureBytes(this.ringFeatures);
     const answer = this.file.must('START', { flags, ringFeatures });
     this.session = new OwnSession(this, answer);
     this.sessions.push(this.session);

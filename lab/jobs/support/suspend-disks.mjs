@@ -131,7 +131,7 @@ export class Disk {
   }
 }
 
-/** A disk whose image lies on the file system of another one: which is needed until the last. */
+/** A disk whose image lies on the file system of another one, so that one has to go last. */
 export class StackedDisk {
   /** @param {number} pause */
   constructor(pause) {

@@ -32,7 +32,7 @@ const SMALL = 24 * MIB;
 const SLACK = 8 * MIB;
 const DRIVER_MS = 30_000;
 
-/** Begins a session as soon as the driver has queues: until then there is no data. */
+/** Begins a session as soon as the driver has queues: before that the module says ENODATA. */
 async function begin(actor, file) {
   let error = null;
   const hasBegun = async () => {

@@ -1,10 +1,11 @@
 /** Checks of `trust`: who may make, take over and use which device. */
 
 import { chmodSync, chownSync, closeSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { LOOPBACK_NODE } from '../../../dist/transports/loopback/control.js';
 import { VLO } from '../../../dist/transports/loopback/uapi.js';
 import { Actor, NODE_GROUP } from './actor.mjs';
 import { check, skip } from './checks.mjs';
-import { describeDevice, MODULE_NODE, ModuleFile } from './module-file.mjs';
+import { describeDevice, ModuleFile } from './module-file.mjs';
 import { OwnDevice } from './own-device.mjs';
 import { run, waitFor } from './programs.mjs';
 import { devicesLeft, waitForNoDevices } from './stand.mjs';
@@ -143,8 +144,8 @@ async function narrowed() {
 
 /** The node is for a group, as an administrator may set it. */
 export function openNode() {
-  chownSync(MODULE_NODE, 0, NODE_GROUP);
-  chmodSync(MODULE_NODE, 0o660);
+  chownSync(LOOPBACK_NODE, 0, NODE_GROUP);
+  chmodSync(LOOPBACK_NODE, 0o660);
 }
 
 /** An adapter of root's dies; its device waits for another one. Others try to be that. */
