@@ -296,7 +296,7 @@ static int vlo_find_room(struct vlo_vq *queue, u16 head, u32 bytes)
 		return -E2BIG;
 	request->page = vlo_pool_take(queue->pool, pages);
 	if (!request->page) {
-		/* Who gives pages back after this looks at the bit; pages from before are found now. */
+		/* Pages given back after this look at the bit; those from before are found now. */
 		set_bit(VLO_STARVED, &queue->bits);
 		smp_mb__after_atomic();	/* the bit before we look again */
 		request->page = vlo_pool_take(queue->pool, pages);
