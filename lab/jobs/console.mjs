@@ -254,8 +254,9 @@ async function outliveDevice() {
   client = new Client(console.path('lasting'));
   client.say('two\n');
   await client.hears(/heard two\n$/);
-  await client.close();
+  // Before the client leaves: the shell ends when nobody is at the other end any more.
   if (shell.status !== null) throw new Error('the application lost its port');
+  await client.close();
   await shell.stop();
   await end({ program: console.program, device: successor });
   return 'the application noticed nothing';

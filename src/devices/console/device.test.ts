@@ -76,6 +76,15 @@ class Guest {
     }
   }
 
+  /** Queues start as they stopped, at a device that knows nothing of the past. */
+  async replaceDevice(meanwhile = () => {}): Promise<void> {
+    const { driver } = this;
+    await this.say(0, EVENT.DEVICE_READY, 0);
+    for (let i = 0; i < driver.queueCount; i += 1) await driver.stopQueue(i);
+    meanwhile();
+    for (let i = 0; i < driver.queueCount; i += 1) driver.startQueue(i);
+  }
+
   send(id: number, ...readable: Uint8Array[]): Promise<unknown> {
     return this.driver.request(receiveIndex(id) + 1, { readable });
   }
@@ -276,17 +285,31 @@ describe.each(LAYOUTS)('$name ring', ({ packed }) => {
 
   test('a device that goes on with the driver of a predecessor', async () => {
     const guest = await Guest.start(['a', 'b'], { packed });
-    const { driver, ends } = guest;
+    const { ends } = guest;
     await guest.bringUp();
-    // Its queues stop and start as they were, and a successor knows nothing of the past.
-    for (let i = 0; i < driver.queueCount; i += 1) await driver.stopQueue(i);
-    for (let i = 0; i < driver.queueCount; i += 1) driver.startQueue(i);
+    await guest.replaceDevice();
     ends[1]!.say(Buffer.from('on'));
     expect(text(await guest.received(1))).toBe('on');
     await guest.say(1, EVENT.PORT_OPEN, 0);
     await guest.say(1, EVENT.PORT_OPEN, 1);
     await guest.send(1, Buffer.from('off'));
     expect(text(ends[1]!.heard)).toBe('off');
+  });
+
+  test('clients of a predecessor have a moment to come back', async () => {
+    const guest = await Guest.start(['a', 'b'], { packed });
+    const { ends } = guest;
+    await guest.bringUp();
+    const before = performance.now();
+    await guest.replaceDevice(() => {
+      for (const end of ends) end.change(false);
+    });
+    const names = ['a', 'b'].map((name, id) => [id, EVENT.PORT_NAME, 1, name]);
+    expect([await guest.hear(), await guest.hear()]).toEqual(names);
+    ends[0]!.change(true);
+    expect(await guest.hear()).toEqual([0, EVENT.PORT_OPEN, 1, '']);
+    expect(await guest.hear()).toEqual([1, EVENT.PORT_OPEN, 0, '']);
+    expect(performance.now() - before).toBeGreaterThan(900);
   });
 
   test.each([

@@ -30,6 +30,9 @@ import {
   receiveIndex,
 } from './wire.js';
 
+/** How long a successor waits for clients to come back before its driver hears of none, in ms. */
+const RETURN_MS = 1000;
+
 export interface ConsoleDeviceOptions {
   readonly ports: readonly PortSpec[];
   /** False: one port without control queues, which drivers take for a console. */
@@ -48,6 +51,7 @@ export class ConsoleDevice {
   private readonly ports: Port[] = [];
   private isDriverReady = false;
   private flushTimer: NodeJS.Immediate | null = null;
+  private returnTimer: NodeJS.Timeout | undefined;
   private features = 0n;
   private config: Uint8Array;
 
@@ -151,7 +155,9 @@ export class ConsoleDevice {
 
   /**
    * A driver that begins says so by itself. One that a predecessor of this process served will not
-   * say it again: it has its ports, and which of them it has open nobody knows.
+   * say it again: it has its ports, and which of them it has open nobody knows. The clients of the
+   * predecessor need a moment to come back; without it, an application that reads would be told of
+   * an end of file.
    */
   private controlStarted(isFresh: boolean): void {
     if (isFresh) {
@@ -162,8 +168,17 @@ export class ConsoleDevice {
       for (const port of this.ports) {
         port.isAdded = true;
         port.isReceiving = true;
-        this.portReady(port);
+        this.introduce(port);
+        if (port.end.isOpen) this.tell(port, EVENT.PORT_OPEN);
       }
+      this.returnTimer = setTimeout(() => this.admitAbsence(), RETURN_MS);
+    }
+  }
+
+  /** Nobody came back: the driver may know now. */
+  private admitAbsence(): void {
+    for (const port of this.ports) {
+      if (port.isReady && !port.end.isOpen) this.tell(port, EVENT.PORT_OPEN);
     }
   }
 
@@ -184,8 +199,10 @@ export class ConsoleDevice {
     }
     const port = this.ports[id];
     if (port === undefined || !port.isAdded) return;
-    if (event === EVENT.PORT_READY && value === 1) this.portReady(port);
-    else if (event === EVENT.PORT_READY) this.host.log(`the driver could not set up port ${id}`);
+    if (event === EVENT.PORT_READY && value === 1) {
+      this.introduce(port);
+      this.tell(port, EVENT.PORT_OPEN);
+    } else if (event === EVENT.PORT_READY) this.host.log(`the driver could not set up port ${id}`);
     else if (event === EVENT.PORT_OPEN) {
       port.isReceiving = value !== 0;
       port.pump();
@@ -200,7 +217,7 @@ export class ConsoleDevice {
     this.tell(port, EVENT.DEVICE_ADD);
   }
 
-  private portReady(port: Port): void {
+  private introduce(port: Port): void {
     port.isReady = true;
     // A transport whose drivers would wait for ever does not offer SIZE; see the README.
     port.isConsole = port.spec.isConsole && (this.features & CONSOLE_F.SIZE) !== 0n;
@@ -211,7 +228,6 @@ export class ConsoleDevice {
       this.host.log(`port ${port.id} is no console here: the driver did not accept SIZE`);
     }
     if (port.spec.name !== '') this.tell(port, EVENT.PORT_NAME);
-    this.tell(port, EVENT.PORT_OPEN);
     port.pump();
   }
 
@@ -270,6 +286,7 @@ export class ConsoleDevice {
   }
 
   private close(): void {
+    clearTimeout(this.returnTimer);
     if (this.flushTimer !== null) clearImmediate(this.flushTimer);
     for (const port of this.ports) port.close();
   }
