@@ -472,7 +472,8 @@ static bool vlo_disown_used(struct vlo_vq *queue)
 	/* Where it is paused, the rest is harvested. */
 	if (!queue->used_paused)
 		vlo_publish(queue);
-	is_over = queue->used_paused || !queue->ring.is_active || !vlo_ring_arm(&queue->ring, 0);
+	is_over = queue->used_paused || !queue->ring.is_active ||
+		  !vlo_ring_arm(&queue->ring, vlo_moderate(queue));
 	if (is_over)
 		queue->used_threaded = false;
 	spin_unlock_irqrestore(&queue->used_lock, flags);
@@ -491,20 +492,26 @@ void vlo_reap_work(struct work_struct *work)
 {
 	struct vlo_vq *queue = container_of(work, struct vlo_vq, reap_work);
 	unsigned long flags;
-	u32 used;
+	u32 untold = 0, used;
+	bool is_due;
 	u16 head;
 
 	do {
 		cond_resched();
 		while (!READ_ONCE(queue->used_paused) && vlo_next_used(queue, &head, &used)) {
+			untold += queue->requests[head].in_bytes;
 			used = vlo_finish(queue, head, used);
+			/* One interrupt for several requests, but none waits for many copies. */
+			is_due = untold >= VLO_TELL_BYTES && !(queue->flags & VLO_Q_INBOUND);
 			spin_lock_irqsave(&queue->used_lock, flags);
 			vlo_deliver(queue, head, used);
-			if (!(queue->flags & VLO_Q_INBOUND))
+			if (is_due)
 				vlo_publish(queue);
 			spin_unlock_irqrestore(&queue->used_lock, flags);
-			if (!(queue->flags & VLO_Q_INBOUND))
+			if (is_due) {
 				irq_work_queue(&queue->call_work);
+				untold = 0;
+			}
 			cond_resched();
 		}
 	} while (!vlo_disown_used(queue));
@@ -529,9 +536,9 @@ void vlo_queue_pause(struct vlo_vq *queue)
 	spin_lock_irq(&queue->used_lock);
 	queue->used_paused = true;
 	spin_unlock_irq(&queue->used_lock);
-	hrtimer_cancel(&queue->call_timer);
 	cancel_work_sync(&queue->pump_work);
 	cancel_work_sync(&queue->reap_work);
+	hrtimer_cancel(&queue->call_timer);	/* either half may start it until here */
 	/* A thread that was to begin, and will not, has left these. */
 	queue->avail_threaded = false;
 	queue->used_threaded = false;

@@ -70,6 +70,9 @@
 /* Of the requests that are outstanding, a call may be held back for one in so many. */
 #define VLO_CALL_SHARE		8
 
+/* Bytes that a thread copies back before the driver hears of them. */
+#define VLO_TELL_BYTES		(256 * 1024)
+
 /* Features of the device's ring that the module can serve. */
 #define VLO_RING_FEATURES	(BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC) | \
 				 BIT_ULL(VIRTIO_RING_F_EVENT_IDX) | \

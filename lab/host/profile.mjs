@@ -32,7 +32,7 @@ const SUBJECTS = [
   [
     'copying and clearing',
     new RegExp(
-      '^(_*mem(cpy|set|move)(_orig|_erms|_generic)?|clear_page\\w*|copy_page|_*clear_user\\w*|' +
+      '^(_*mem(cpy|set|move)(_orig|_erms|_generic)?|clear_page\\w*|copy_page(_regs)?|_*clear_user\\w*|' +
         'rep_(movs|stos)_alternative|copy_user_generic\\w*|__arch_(copy_(to|from)|clear)_user|' +
         '__asm_copy_(to|from)_user\\w*|fallback_scalar_usercopy\\w*|' +
         '__pi_(mem(cpy|set|move)|clear_page|copy_page))$',
