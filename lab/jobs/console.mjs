@@ -286,7 +286,9 @@ async function useTerminal() {
   await client.hears(/heard one\r?\n$/);
   const size = 200_000;
   const before = client.heard.length;
+  console.device.kill('SIGSTOP'); // All of it is kept for the device.
   await run(['sh', '-c', `head -c ${size} /dev/zero | tr '\\0' x > ${console.node}`]);
+  console.device.kill('SIGCONT');
   await waitFor(() => client.heard.length >= before + size, `${size} bytes of output`);
   await shell.stop();
   await client.close();

@@ -15,6 +15,8 @@ const QUEUES_MAX = 64;
 export const TAKEOVER_MS = 30_000;
 /** How long a driver's reset waits for the back end to stop, in ms. */
 const STOP_MS = 10_000;
+/** Entries of a queue that is early: so many outputs are kept for a back end that lags behind. */
+const EARLY_QUEUE_SIZE = 256;
 /** Sizes of pools are multiples of it. */
 const POOL_STEP = 65536;
 
@@ -92,8 +94,10 @@ export async function planDevice(
       `the back end has ${relay.queueCountMax} queues; a device of type '${type.name}' has ${count}`,
     );
   }
-  const queueSize = kernel.queueSize ?? type.queueSize;
   const indexes = Array.from({ length: count }, (_, index) => index);
+  const early = indexes.filter((index) => type.isEarly(index, features));
+  const queueSize = kernel.queueSize ?? type.queueSize;
+  const earlySize = kernel.queueSize ?? EARLY_QUEUE_SIZE;
   const planned = transport.poolSize ?? type.poolSize(count * queueSize, features);
   const poolSize = kernel.poolSize ?? Math.ceil(planned / POOL_STEP) * POOL_STEP;
   const limits = limitRequests(type, config, features, memory === 'direct' ? null : poolSize);
@@ -102,13 +106,13 @@ export async function planDevice(
     type: type.name,
     deviceId: type.deviceId,
     features: features | limits,
-    queueSizes: new Array<number>(count).fill(queueSize),
+    queueSizes: indexes.map((index) => (early.includes(index) ? earlySize : queueSize)),
     config,
     isConfigWindow: type.isConfigWindow,
     memory,
     inbound: indexes.filter((index) => type.isInbound(index)),
     fillsSectors: type.fillsSectors,
-    early: indexes.filter((index) => type.isEarly(index, features)),
+    early,
     poolSize,
     takeoverMs: kernel.takeoverMs ?? TAKEOVER_MS,
     stopMs: kernel.stopMs ?? STOP_MS,
