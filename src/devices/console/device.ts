@@ -168,18 +168,15 @@ export class ConsoleDevice {
       for (const port of this.ports) {
         port.isAdded = true;
         port.isReceiving = true;
-        this.introduce(port);
-        if (port.end.isOpen) this.tell(port, EVENT.PORT_OPEN);
+        this.introduce(port, port.end.isOpen);
       }
-      this.returnTimer = setTimeout(() => this.admitAbsence(), RETURN_MS);
+      this.returnTimer = setTimeout(() => this.tellOfAbsent(), RETURN_MS);
     }
   }
 
-  /** Nobody came back: the driver may know now. */
-  private admitAbsence(): void {
-    for (const port of this.ports) {
-      if (port.isReady && !port.end.isOpen) this.tell(port, EVENT.PORT_OPEN);
-    }
+  private tellOfAbsent(): void {
+    const absent = this.ports.filter((port) => port.isReady && !port.end.isOpen);
+    for (const port of absent) this.tell(port, EVENT.PORT_OPEN);
   }
 
   private send(request: Request, queue: ServedQueue): HandlerResult {
@@ -199,10 +196,8 @@ export class ConsoleDevice {
     }
     const port = this.ports[id];
     if (port === undefined || !port.isAdded) return;
-    if (event === EVENT.PORT_READY && value === 1) {
-      this.introduce(port);
-      this.tell(port, EVENT.PORT_OPEN);
-    } else if (event === EVENT.PORT_READY) this.host.log(`the driver could not set up port ${id}`);
+    if (event === EVENT.PORT_READY && value === 1) this.introduce(port, true);
+    else if (event === EVENT.PORT_READY) this.host.log(`the driver could not set up port ${id}`);
     else if (event === EVENT.PORT_OPEN) {
       port.isReceiving = value !== 0;
       port.pump();
@@ -217,7 +212,7 @@ export class ConsoleDevice {
     this.tell(port, EVENT.DEVICE_ADD);
   }
 
-  private introduce(port: Port): void {
+  private introduce(port: Port, isEndKnown: boolean): void {
     port.isReady = true;
     // A transport whose drivers would wait for ever does not offer SIZE; see the README.
     port.isConsole = port.spec.isConsole && (this.features & CONSOLE_F.SIZE) !== 0n;
@@ -228,6 +223,7 @@ export class ConsoleDevice {
       this.host.log(`port ${port.id} is no console here: the driver did not accept SIZE`);
     }
     if (port.spec.name !== '') this.tell(port, EVENT.PORT_NAME);
+    if (isEndKnown) this.tell(port, EVENT.PORT_OPEN);
     port.pump();
   }
 
