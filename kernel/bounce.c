@@ -384,6 +384,16 @@ static void vlo_place_part(struct vlo_placing *placing, const struct vlo_part *p
 	request->in_count++;
 }
 
+/* A request with more buffers than were remembered. */
+static noinline void vlo_place_chain(struct vlo_placing *placing, u16 head)
+{
+	struct vlo_walk walk;
+	struct vlo_part part;
+
+	for (vlo_walk_begin(&walk, placing->queue, head); vlo_walk_next(&walk, &part);)
+		vlo_place_part(placing, &part);
+}
+
 /**
  * vlo_place() - copies a request into the pool and puts it into the device's ring
  * @queue: the queue
@@ -400,8 +410,6 @@ int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 	struct vlo_placing placing = {
 		.queue = queue, .request = request, .small = shape->small,
 	};
-	struct vlo_walk walk;
-	struct vlo_part part;
 	u32 i;
 	int error;
 
@@ -422,8 +430,7 @@ int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape)
 		for (i = 0; i < shape->count; i++)
 			vlo_place_part(&placing, &shape->parts[i]);
 	} else {
-		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk, &part);)
-			vlo_place_part(&placing, &part);
+		vlo_place_chain(&placing, head);
 	}
 	if (shape->is_indirect) {
 		placing.emit.table = NULL;
@@ -527,6 +534,23 @@ static void vlo_take_part(struct vlo_claim *claim, const struct vlo_in *in)
 	claim->is_short |= good != claimed;
 }
 
+/* A request with more buffers than were remembered. */
+static noinline void vlo_take_chain(struct vlo_claim *claim, u16 head)
+{
+	u32 small = claim->queue->requests[head].small, big = 0;
+	struct vlo_walk walk;
+	struct vlo_part part;
+	struct vlo_in in;
+
+	for (vlo_walk_begin(&walk, claim->queue, head); vlo_walk_next(&walk, &part);) {
+		in.origin = part.origin;
+		in.at = vlo_next_place(part.size, &small, &big);
+		in.size = part.size;
+		if (part.flags & VRING_DESC_F_WRITE)
+			vlo_take_part(claim, &in);
+	}
+}
+
 /**
  * vlo_take_back() - copies what the device has written to the driver's buffers
  * @queue: the queue
@@ -543,11 +567,8 @@ u32 vlo_take_back(struct vlo_vq *queue, u16 head, u32 used)
 	struct vlo_claim claim = {
 		.queue = queue, .seed = request->seed, .left = min(used, request->in_bytes),
 	};
-	u32 small = request->small, big = 0, i;
-	struct vlo_walk walk;
-	struct vlo_part part;
-	struct vlo_in in;
 	u64 address;
+	u32 i;
 
 	if (!request->in_bytes || vlo_is_direct(queue->device))
 		return claim.left;
@@ -556,13 +577,7 @@ u32 vlo_take_back(struct vlo_vq *queue, u16 head, u32 used)
 		for (i = 0; i < request->in_count; i++)
 			vlo_take_part(&claim, &request->in[i]);
 	} else {
-		for (vlo_walk_begin(&walk, queue, head); vlo_walk_next(&walk, &part);) {
-			in.origin = part.origin;
-			in.at = vlo_next_place(part.size, &small, &big);
-			in.size = part.size;
-			if (part.flags & VRING_DESC_F_WRITE)
-				vlo_take_part(&claim, &in);
-		}
+		vlo_take_chain(&claim, head);
 	}
 	if (claim.is_short)
 		queue->counters.overstated++;

@@ -6,13 +6,30 @@
 
 static struct dentry *vlo_debugfs;
 
+/* Where the two sides are in the ring, and where each wants to be woken. */
+static void vlo_ring_show(struct seq_file *file, struct vlo_vq *queue)
+{
+	u16 placed, kicked, taken, unseen, kick_at, call_at;
+
+	spin_lock_irq(&queue->avail_lock);
+	spin_lock(&queue->used_lock);
+	placed = queue->ring.avail_next;
+	kicked = queue->ring.avail_kicked;
+	taken = queue->ring.used_next;
+	unseen = vlo_ring_unseen(&queue->ring);
+	vlo_ring_wishes(&queue->ring, &kick_at, &call_at);
+	spin_unlock(&queue->used_lock);
+	spin_unlock_irq(&queue->avail_lock);
+	seq_printf(file, "sent %d placed %u kicked %u kick_at %u taken %u unseen %u call_at %u\n",
+		   atomic_read(&queue->sent), placed, kicked, kick_at, taken, unseen, call_at);
+}
+
 static int vlo_counters_show(struct seq_file *file, void *data)
 {
 	struct vlo_device *device = file->private;
 	const struct vlo_counters *counters;
 	struct vlo_vq *queue;
 	struct vlo_pool *pool;
-	u16 unseen;
 	u32 index;
 
 	mutex_lock(&device->lock);
@@ -33,10 +50,7 @@ static int vlo_counters_show(struct seq_file *file, void *data)
 		seq_printf(file, "interrupts %llu starved %llu overstated %llu broken %llu ",
 			   counters->interrupts, counters->starved, counters->overstated,
 			   counters->broken);
-		spin_lock_irq(&queue->used_lock);
-		unseen = vlo_ring_unseen(&queue->ring);
-		spin_unlock_irq(&queue->used_lock);
-		seq_printf(file, "sent %d unseen %u\n", atomic_read(&queue->sent), unseen);
+		vlo_ring_show(file, queue);
 	}
 	mutex_unlock(&device->lock);
 	return 0;

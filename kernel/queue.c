@@ -131,33 +131,33 @@ enum vlo_step { VLO_DONE, VLO_AGAIN, VLO_TOO_MUCH };
 /* Forwards one request of at most @budget bytes to copy. By who has the avail half. */
 static enum vlo_step vlo_pump_one(struct vlo_vq *queue, u32 *budget)
 {
-	struct vlo_shape shape;
+	struct vlo_shape *shape = &queue->shape;
 	int error;
 	u16 head;
 
 	if (!vlo_next_head(queue, &head))
 		return VLO_DONE;
-	error = vlo_measure(queue, head, &shape);
-	if (!error && shape.out_bytes > *budget && !vlo_is_direct(queue->device))
+	error = vlo_measure(queue, head, shape);
+	if (!error && shape->out_bytes > *budget && !vlo_is_direct(queue->device))
 		return VLO_TOO_MUCH;
-	*budget -= min_t(u64, *budget, vlo_forward_bytes(queue, &shape));
-	vlo_prepare(queue, head, &shape);
+	*budget -= min_t(u64, *budget, vlo_forward_bytes(queue, shape));
+	vlo_prepare(queue, head, shape);
 	if (!error)
-		error = vlo_place(queue, head, &shape);
+		error = vlo_place(queue, head, shape);
 	if (error == -ENOSPC)
 		return VLO_DONE;
 	vlo_head_taken(queue);
 	if (error) {
 		dev_warn_ratelimited(&queue->device->parent->dev,
 				     "%s: a request of %u bytes fails: the pool is too small\n",
-				     queue->device->name, shape.out_bytes + shape.in_bytes);
+				     queue->device->name, shape->out_bytes + shape->in_bytes);
 		vlo_fail(queue, head);
 		irq_work_queue(&queue->call_work);
 		return VLO_AGAIN;
 	}
-	trace_vlo_forward(queue, head, shape.out_bytes, shape.in_bytes);
+	trace_vlo_forward(queue, head, shape->out_bytes, shape->in_bytes);
 	queue->counters.forwarded++;
-	queue->counters.out_bytes += shape.out_bytes;
+	queue->counters.out_bytes += shape->out_bytes;
 	return VLO_AGAIN;
 }
 

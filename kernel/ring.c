@@ -309,6 +309,29 @@ u16 vlo_ring_unseen(struct vlo_ring *ring)
 }
 
 /**
+ * vlo_ring_wishes() - reads when each side wants to be woken, for people who look
+ * @ring: the ring
+ * @kick_at: filled in: where in the ring the back end wants a kick
+ * @call_at: filled in: where in the ring it is asked for a call
+ *
+ * Context: Holds avail_lock and used_lock.
+ */
+void vlo_ring_wishes(const struct vlo_ring *ring, u16 *kick_at, u16 *call_at)
+{
+	*kick_at = 0;
+	*call_at = 0;
+	if (!ring->is_active || !ring->has_event_idx)
+		return;
+	if (ring->is_packed) {
+		*kick_at = le16_to_cpu(READ_ONCE(ring->device_event->off_wrap));
+		*call_at = le16_to_cpu(READ_ONCE(ring->driver_event->off_wrap));
+	} else {
+		*kick_at = vlo_get16(READ_ONCE(*(__virtio16 *)&ring->used->ring[ring->size]));
+		*call_at = vlo_get16(READ_ONCE(ring->avail->ring[ring->size]));
+	}
+}
+
+/**
  * vlo_ring_advance() - takes the next used entry
  * @ring: the ring
  * @count: descriptors that its request has in the ring

@@ -212,6 +212,42 @@ struct vlo_request {
 	u8 state;
 };
 
+#define VLO_PARTS	4	/* buffers that are remembered between two looks at a chain */
+
+/**
+ * struct vlo_part - a buffer of a request
+ * @origin: the driver's buffer
+ * @size: bytes
+ * @flags: of the descriptor
+ * @index: where the driver's table has the descriptor
+ * @next: where the driver's table has the next one
+ */
+struct vlo_part {
+	void *origin;
+	u32 size;
+	u16 flags, index, next;
+};
+
+/**
+ * struct vlo_shape - what a request is like
+ * @parts: its first buffers; the last entry is scratch
+ * @count: buffers in all
+ * @is_indirect: the driver uses an indirect table
+ * @table: where an indirect table begins in the place
+ * @small: where small buffers begin in the place
+ * @bytes: bytes of the place
+ * @out_bytes: bytes that the driver sends
+ * @in_bytes: bytes that the device may write
+ */
+struct vlo_shape {
+	struct vlo_part parts[VLO_PARTS + 1];
+	u32 count;
+	bool is_indirect;
+	u32 table, small;
+	u32 bytes;
+	u32 out_bytes, in_bytes;
+};
+
 /**
  * struct vlo_call - the entry in the wait queue of a call eventfd
  * @queue: the queue
@@ -275,6 +311,7 @@ struct vlo_counters {
  * @replay_at: first entry of @replay that is still to go
  * @replay_count: entries of @replay
  * @serial: of the last request
+ * @shape: of the request that is being forwarded; not on the stack, which compilers clear each time
  * @kick: the eventfd of the back end, or NULL
  * @used_lock: guards the used half
  * @used_paused: the used half does not run
@@ -314,6 +351,7 @@ struct vlo_vq {
 	u16 avail_next;
 	u16 replay_at, replay_count;
 	u64 serial;
+	struct vlo_shape shape;
 	struct eventfd_ctx *kick;
 
 	spinlock_t used_lock ____cacheline_aligned_in_smp;
@@ -535,6 +573,7 @@ void vlo_ring_publish(struct vlo_ring *ring);
 bool vlo_ring_wants_kick(struct vlo_ring *ring);
 bool vlo_ring_peek(struct vlo_ring *ring, u32 sent, u32 *id, u32 *used);
 u16 vlo_ring_unseen(struct vlo_ring *ring);
+void vlo_ring_wishes(const struct vlo_ring *ring, u16 *kick_at, u16 *call_at);
 void vlo_ring_advance(struct vlo_ring *ring, u16 count);
 bool vlo_ring_arm(struct vlo_ring *ring, u16 ahead);
 
@@ -572,42 +611,6 @@ static inline void vlo_ring_put(struct vlo_emit *emit, u16 index, u16 next, u64 
 }
 
 /* bounce.c: buffers */
-
-#define VLO_PARTS	4	/* buffers that are remembered between two looks at a chain */
-
-/**
- * struct vlo_part - a buffer of a request
- * @origin: the driver's buffer
- * @size: bytes
- * @flags: of the descriptor
- * @index: where the driver's table has the descriptor
- * @next: where the driver's table has the next one
- */
-struct vlo_part {
-	void *origin;
-	u32 size;
-	u16 flags, index, next;
-};
-
-/**
- * struct vlo_shape - what a request is like
- * @parts: its first buffers; the last entry is scratch
- * @count: buffers in all
- * @is_indirect: the driver uses an indirect table
- * @table: where an indirect table begins in the place
- * @small: where small buffers begin in the place
- * @bytes: bytes of the place
- * @out_bytes: bytes that the driver sends
- * @in_bytes: bytes that the device may write
- */
-struct vlo_shape {
-	struct vlo_part parts[VLO_PARTS + 1];
-	u32 count;
-	bool is_indirect;
-	u32 table, small;
-	u32 bytes;
-	u32 out_bytes, in_bytes;
-};
 
 int vlo_measure(struct vlo_vq *queue, u16 head, struct vlo_shape *shape);
 int vlo_place(struct vlo_vq *queue, u16 head, const struct vlo_shape *shape);

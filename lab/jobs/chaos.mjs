@@ -16,11 +16,11 @@ import { HOSTILE_ROUNDS } from './support/chaos-hostile.mjs';
 import { REPLACE_ROUNDS } from './support/chaos-replace.mjs';
 import { ROUNDS } from './support/chaos-rounds.mjs';
 import { LIMITS, Load, Stand, settle, TooShort } from './support/chaos-stand.mjs';
-import { check, fact } from './support/checks.mjs';
+import { check, fact, print } from './support/checks.mjs';
 import { generator } from './support/random.mjs';
 import { endSpares, keepSpares } from './support/spares.mjs';
 import { waitForNoDevices } from './support/stand.mjs';
-import { insertModule, modprobe, removeModule } from './support/system.mjs';
+import { insertModule, modprobe, removeModule, whereabouts } from './support/system.mjs';
 
 const ROUND_MS = 300_000;
 /** fio is to have that much to do, in seconds, on a disk that nothing happens to. */
@@ -142,6 +142,8 @@ class Chaos {
   async clear() {
     const all = new Set([...this.stands.all(), ...(this.playing ? [this.playing] : [])]);
     this.stands = new Stands();
+    const { server, adapter } = this.playing ?? {};
+    for (const { pid } of [server, adapter].filter(Boolean)) print(whereabouts(pid).join('\n'));
     for (const stand of all) await stand.discard();
     await waitForNoDevices(90_000);
   }

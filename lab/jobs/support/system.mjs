@@ -54,6 +54,22 @@ export function moduleCounters() {
   return readdirSync(folder).map((name) => `${name}: ${read(`${folder}/${name}`)}`);
 }
 
+/** Where the threads of a process wait, and which of its eventfds were signalled and not read. */
+export function whereabouts(pid) {
+  const folder = `/proc/${pid}`;
+  if (!existsSync(folder)) return [`${pid}: gone`];
+  const threads = readdirSync(`${folder}/task`).map((id) => {
+    const name = read(`${folder}/task/${id}/comm`).trim();
+    const frames = read(`${folder}/task/${id}/stack`).match(/[\w.]+(?=\+0x)/g) ?? [];
+    return `${name} (${id}) in ${frames.slice(0, STACK_LINES).join(' < ') || 'user space'}`;
+  });
+  const eventfds = readdirSync(`${folder}/fdinfo`).flatMap((fd) => {
+    const count = /^eventfd-count:\s+(\w+)/m.exec(read(`${folder}/fdinfo/${fd}`))?.[1];
+    return count === undefined || Number.parseInt(count, 16) === 0 ? [] : `eventfd ${fd}: ${count}`;
+  });
+  return [...threads, ...eventfds];
+}
+
 /** Has the kernel write the stacks of all waiting tasks into its log. */
 export const dumpBlockedTasks = () => writeFileSync('/proc/sysrq-trigger', 'w');
 
