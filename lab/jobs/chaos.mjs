@@ -6,7 +6,7 @@
  *
  *   npm run lab -- chaos [-- --rounds 50 --seed 1 --from 1 --only 'adapter killed|hangs']
  *
- * `--only` is a regular expression for titles of rounds; after `--minutes` no other begins. All
+ * `--only` is a regular expression for rounds as they are printed; after `--minutes` no other begins. All
  * kinds of rounds come in a random order, then again in another one. What a round draws depends on
  * the seed and its number alone. Disks that have survived serve the next round as well.
  */
@@ -77,6 +77,8 @@ class Stands {
   }
 }
 
+const describe = ({ title, layout }) => [title, ...Object.values(layout)].join(', ');
+
 class Chaos {
   constructor(seed) {
     this.seed = seed;
@@ -99,7 +101,7 @@ class Chaos {
 
   draw(only) {
     if (this.deck.length === 0) {
-      const kinds = ALL_ROUNDS.filter(({ title }) => new RegExp(only).test(title));
+      const kinds = ALL_ROUNDS.filter((kind) => new RegExp(only).test(describe(kind)));
       if (kinds.length === 0) throw new Error(`no round's title matches '${only}'`);
       this.deck = this.order.shuffle(kinds);
     }
@@ -172,9 +174,7 @@ export default async function chaos(words) {
   for (let round = 1; isReady && round <= rounds && performance.now() < end; round += 1) {
     const kind = game.draw(only);
     if (round < from) continue;
-    const layout = Object.values(kind.layout).join(', ');
-    const where = kind.title.startsWith('back end:') ? '' : `, ${layout}`;
-    const title = `${round}: ${kind.title}${where}`;
+    const title = `${round}: ${kind.title.startsWith('back end:') ? kind.title : describe(kind)}`;
     const isGood = await check(title, () => game.play(kind, round), { timeout: ROUND_MS });
     if (!isGood && !(await check(`${round}: all is taken away`, () => game.clear()))) break;
   }
