@@ -122,6 +122,7 @@ class Chaos {
       } catch (error) {
         if (!(error instanceof TooShort) || this.loops >= LOOPS_MAX) throw error;
         this.loops *= 2;
+        await this.playing.mend();
         if (!this.stands.all().includes(this.playing)) await this.playing.down();
       }
     }

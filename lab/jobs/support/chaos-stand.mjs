@@ -218,6 +218,12 @@ export class Stand {
     await this.adapterReady();
   }
 
+  /** Starts again what was killed, where a round ended before it did so. */
+  async mend() {
+    if (this.server.status !== null) await this.serve();
+    if (this.adapter.status !== null) await this.attach();
+  }
+
   /** kill -9, and it is gone. */
   async killServer() {
     await this.server.stop('SIGKILL');
