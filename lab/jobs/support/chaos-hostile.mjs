@@ -140,7 +140,7 @@ async function followed({ stand: healthy, random, loops }, what) {
     load = new Load(stand.node, isHarmless ? { loops: 2 * loops } : { end: 'fail' });
     await turnUnderLoad(stand, [load, well], random);
     if (IDLE.includes(what.mode)) await sleep(random.next(QUIET_MS));
-    else await waitFor(() => stand.breaks > 0, 'ring that is found broken', END_MS);
+    else await waitFor(() => stand.counted('broken') > 0, 'ring that is found broken', END_MS);
     stand.mustServe();
     await stand.killServer();
     await Stand.prototype.serve.call(stand);

@@ -13,6 +13,8 @@ const SWARM_MS = 100_000;
 const ENDLESS = 1000;
 /** Longest time of an orderly end under load, in ms. */
 export const ORDERLY_MS = 45_000;
+/** Requests that are large for a disk with a small pool. */
+const LARGE = ['--bs=256k', '--size=16M', '--iodepth=48'];
 /** How often a back end is killed in a round with bursts, at most. */
 const KILLS_MAX = 3;
 
@@ -32,8 +34,8 @@ export async function warm(load, random, disk) {
  * Kills and starts again what `parts` names, under load, and nothing is lost.
  * @param {readonly ('server' | 'adapter')[]} parts in this order
  */
-async function killAndRestart({ stand, random, loops }, parts) {
-  const load = new Load(stand.node, { loops });
+async function killAndRestart({ stand, random, loops }, parts, extra = []) {
+  const load = new Load(stand.node, { loops, extra });
   await warm(load, random);
   if (parts.includes('server')) await stand.killServer();
   if (parts.includes('adapter')) await stand.killAdapter();
@@ -46,6 +48,16 @@ async function killAndRestart({ stand, random, loops }, parts) {
   const text = await load.mustPass();
   stand.mustBeWell();
   return `${text}, ${pause} until all was there again`;
+}
+
+/** The same while requests wait for room, in a pool that has room for a few. */
+async function killStarved(stage) {
+  const { stand } = stage;
+  const before = stand.counted('starved');
+  const text = await killAndRestart(stage, ['server'], LARGE);
+  const count = stand.counted('starved') - before;
+  if (count === 0) throw new Error('the pool was never full');
+  return `${text}, ${count} times full`;
 }
 
 /** The same several times, under a load that comes in bursts of many jobs. */
@@ -213,6 +225,9 @@ const [SPLIT, PACKED, , DIRECT_PACKED] = LAYOUTS;
 /** Back ends without in-flight tracking, with split rings only. */
 const QEMU = ['bounce', 'direct'].map((memory) => ({ memory, ring: 'split', backEnd: 'qemu' }));
 
+/** With a pool that is soon full. */
+const SMALL = ['split', 'packed'].map((ring) => ({ memory: 'bounce', ring, pool: '1MiB' }));
+
 export const WHERE = { LAYOUTS, SPLIT, PACKED, DIRECT_PACKED, QEMU };
 
 export const of = (title, layouts, action, more = {}) =>
@@ -224,6 +239,7 @@ export const of = (title, layouts, action, more = {}) =>
  */
 export const ROUNDS = [
   ...of('back end killed', [...LAYOUTS, ...QEMU], (stage) => killAndRestart(stage, ['server'])),
+  ...of('back end killed', SMALL, killStarved),
   ...of('adapter killed', LAYOUTS, (stage) => killAndRestart(stage, ['adapter'])),
   ...of('both killed', LAYOUTS, (stage) => killAndRestart(stage, ['server', 'adapter'])),
   ...of('back end killed in bursts', [...LAYOUTS, ...QEMU], (stage) => {

@@ -169,10 +169,10 @@ let count = 0;
 export class Stand {
   /**
    * @param {{ memory?: 'bounce' | 'direct', ring?: 'split' | 'packed', takeover?: number,
-   *   backEnd?: 'vlo' | 'qemu' }} what qemu: qemu-storage-daemon, which does not track requests
-   *   that are in flight
+   *   backEnd?: 'vlo' | 'qemu', pool?: string }} what qemu: qemu-storage-daemon, which does not
+   *   track requests that are in flight; `pool`: its size
    */
-  constructor({ memory = 'bounce', ring = 'split', takeover = TAKEOVER_S, backEnd = 'vlo' } = {}) {
+  constructor({ memory = 'bounce', ring = 'split', takeover, backEnd = 'vlo', pool } = {}) {
     this.title = `${memory} ${ring} ${backEnd}`;
     this.backEnd = backEnd;
     this.name = `chaos${count++}`;
@@ -181,7 +181,9 @@ export class Stand {
     this.image = makeImage(join(this.place, 'disk.img'), IMAGE_SIZE);
     this.serveWords = ring === 'packed' ? [] : ['--no-packed'];
     this.attachWords = ['--transport', 'loopback', '--name', this.name, '--memory', memory];
-    this.attachWords.push('--takeover', `${takeover}`, ...(ring === 'packed' ? ['--packed'] : []));
+    this.attachWords.push('--takeover', `${takeover ?? TAKEOVER_S}`);
+    if (ring === 'packed') this.attachWords.push('--packed');
+    if (pool !== undefined) this.attachWords.push('--pool-size', pool);
     this.node = null;
   }
 
@@ -257,15 +259,17 @@ export class Stand {
     this.remove();
   }
 
-  /** How often the module has found a ring of the disk broken. */
-  get breaks() {
+  /** A counter of the module's, over all queues. */
+  counted(what) {
     const text = readFileSync(`/sys/kernel/debug/virtio-loopback/${this.name}`, 'utf8');
-    return [...text.matchAll(/ broken (\d+)/g)].reduce((sum, [, count]) => sum + Number(count), 0);
+    const counts = text.matchAll(new RegExp(` ${what} (\\d+)`, 'g'));
+    return [...counts].reduce((sum, [, count]) => sum + Number(count), 0);
   }
 
   /** The back ends were good, and the adapter lives. */
   mustBeWell() {
-    const { adapter, breaks } = this;
+    const { adapter } = this;
+    const breaks = this.counted('broken');
     if (adapter.status !== null) throw new Error(`vlo attach: ${adapter.stderr.trim()}`);
     if (breaks > 0) throw new Error(`the module found the rings broken ${breaks} times`);
   }
