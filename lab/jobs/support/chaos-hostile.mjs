@@ -1,6 +1,6 @@
 /** The rounds of chaos with a back end that turns against the driver; see hostile.mjs. */
 
-import { writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { FAIL_MS, Load, named, Stand, settle } from './chaos-stand.mjs';
@@ -136,6 +136,8 @@ async function followed({ stand: healthy, random, loops }, what) {
   try {
     await stand.serve();
     await stand.attach();
+    // The adapter would come back to it, and after five breaks give it up.
+    rmSync(stand.socket);
     well = new Load(healthy.node, { loops });
     load = new Load(stand.node, isHarmless ? { loops: 2 * loops } : { end: 'fail' });
     await turnUnderLoad(stand, [load, well], random);
