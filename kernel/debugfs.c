@@ -9,19 +9,15 @@ static struct dentry *vlo_debugfs;
 /* Where the two sides are in the ring, and where each wants to be woken. */
 static void vlo_ring_show(struct seq_file *file, struct vlo_vq *queue)
 {
-	u16 placed, kicked, taken, unseen, kick_at, call_at;
+	struct vlo_ring ring;
+	u16 kick_at, call_at;
 
-	spin_lock_irq(&queue->avail_lock);
-	spin_lock(&queue->used_lock);
-	placed = queue->ring.avail_next;
-	kicked = queue->ring.avail_kicked;
-	taken = queue->ring.used_next;
-	unseen = vlo_ring_unseen(&queue->ring);
-	vlo_ring_wishes(&queue->ring, &kick_at, &call_at);
-	spin_unlock(&queue->used_lock);
-	spin_unlock_irq(&queue->avail_lock);
+	/* A thread that has one of the halves may go on: what is shown is a moment of it. */
+	ring = data_race(queue->ring);
+	vlo_ring_wishes(&ring, &kick_at, &call_at);
 	seq_printf(file, "sent %d placed %u kicked %u kick_at %u taken %u unseen %u call_at %u\n",
-		   atomic_read(&queue->sent), placed, kicked, kick_at, taken, unseen, call_at);
+		   atomic_read(&queue->sent), ring.avail_next, ring.avail_kicked, kick_at,
+		   ring.used_next, vlo_ring_unseen(&ring), call_at);
 }
 
 static int vlo_counters_show(struct seq_file *file, void *data)

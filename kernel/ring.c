@@ -295,7 +295,7 @@ bool vlo_ring_peek(struct vlo_ring *ring, u32 sent, u32 *id, u32 *used)
  * vlo_ring_unseen() - counts what the device has used and the module has not taken yet
  * @ring: the ring
  *
- * Context: Holds used_lock.
+ * Context: Any context; the ring's memory stays.
  *
  * Return: The number; in a packed ring 1 stands for any.
  */
@@ -314,7 +314,7 @@ u16 vlo_ring_unseen(struct vlo_ring *ring)
  * @kick_at: filled in: where in the ring the back end wants a kick
  * @call_at: filled in: where in the ring it is asked for a call
  *
- * Context: Holds avail_lock and used_lock.
+ * Context: Any context; the ring's memory stays.
  */
 void vlo_ring_wishes(const struct vlo_ring *ring, u16 *kick_at, u16 *call_at)
 {
