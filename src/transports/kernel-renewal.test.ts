@@ -77,3 +77,26 @@ test('a back end that breaks a ring is replaced, and given up when it does so ag
       message: expect.stringContaining('broke a ring'),
     });
   }));
+
+test('a back end that breaks a ring while it takes over is replaced too', () =>
+  stand(0n, async (stand) => {
+    const { kernel, states } = stand;
+    const attachment = await started(stand);
+    const { renew } = kernel;
+    let breaks = 0;
+    kernel.renew = () => {
+      // The new session's messages are under way, and get no answer.
+      if (breaks++ < 3) process.nextTick(() => kernel.port!.broken());
+      return renew.call(kernel);
+    };
+    kernel.port!.broken();
+    kernel.place(0, 7);
+    await comesBack(kernel, [7]);
+    await until(() => states.length === 2, 'back again');
+    expect(states.map((state) => (typeof state === 'string' ? state : state.code))).toEqual([
+      'waiting',
+      'ready',
+    ]);
+    expect(attachment.state).toBe('ready');
+    expect(breaks).toBe(4);
+  }));

@@ -43,6 +43,8 @@ export class SessionKeeper {
   private readonly options: KeeperOptions;
   private readonly host: KeeperHost;
   private state: State = 'connecting';
+  /** The session that was ended for what its back end did; see {@link part}. */
+  private parted: FrontEndSession | null = null;
   /** Why no back end is there. */
   private lossError: VloError | null = null;
   /** Control operations run one after the other: a reconnect must not meet a half-done one. */
@@ -157,7 +159,8 @@ export class SessionKeeper {
         if (!(error instanceof VloError)) throw error;
         if (this.state !== 'lost') break;
         this.lossError = error;
-        if (FINAL.has(error.code) || Date.now() + pauseMs > end) {
+        const isFinal = FINAL.has(error.code) && this.session !== this.parted;
+        if (isFinal || Date.now() + pauseMs > end) {
           this.fail(error);
           throw error;
         }
@@ -174,7 +177,9 @@ export class SessionKeeper {
     try {
       await this.openSession();
       await this.host.resume(this.session);
-      if (this.session.link.isClosed) throw this.absent();
+      if (this.session.link.isClosed) {
+        throw new VloError('VLO_DISCONNECTED', 'the connection was closed again');
+      }
     } catch (error) {
       this.session.close();
       throw error;
@@ -201,6 +206,12 @@ export class SessionKeeper {
       session.close();
       throw error;
     }
+  }
+
+  /** Parts with the back end for what it did. Another attempt may mend it, also on its way. */
+  part(error: VloError): void {
+    this.parted = this.session;
+    this.session.close(error);
   }
 
   private lost(session: FrontEndSession, error: VloError | null): void {

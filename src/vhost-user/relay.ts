@@ -387,7 +387,7 @@ export class Relay {
 
   /** Parts with the back end, which did what it must not, and looks for another. */
   replace(error: VloError): void {
-    this.keeper.session.close(error);
+    this.keeper.part(error);
   }
 
   /** Stops what is served, where a back end is there, and lets everything go. Idempotent. */
