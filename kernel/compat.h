@@ -32,10 +32,10 @@
 #endif
 
 /*
- * 5.16: modules can ask whether they run inside of another eventfd's wake-up, where no eventfd can
+ * 5.15: modules can ask whether they run inside of another eventfd's wake-up, where no eventfd can
  * be signalled. Before, that is possible wherever interrupts were off: @flags has what they were.
  */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(5, 16, 0)
+#if LINUX_VERSION_CODE < KERNEL_VERSION(5, 15, 0)
 #define vlo_can_signal(flags)	(!irqs_disabled_flags(flags))
 #else
 #define vlo_can_signal(flags)	((void)(flags), eventfd_signal_allowed())
